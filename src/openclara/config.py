@@ -1,0 +1,200 @@
+"""The recipe of a training run: one strict, frozen tree, read from TOML.
+
+Values are layered: field default < parent run (`init_from`) < recipe file < command line.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from openclara.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Strict(BaseModel):
+    """Unknown keys and wrong types are errors; values cannot change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ModelConfig(Strict):
+    """What is fixed for the life of a model; later stages inherit it from the run they start from."""
+
+    base: str = "smollm2-135m"
+    """Base model: `smollm2-135m`, a folder, or a hub id."""
+    n_memory: int = Field(64, ge=1, le=1024)
+    """Memory tokens trained; any prefix is a usable rate."""
+    default_n_memory: int = Field(16, ge=1, le=1024)
+    """Memory tokens used when none are asked for."""
+    doc_max_length: int = Field(256, ge=8, le=8192)
+    """Longest chunk, in tokens."""
+    rank: int = Field(16, ge=1, le=512)
+    """LoRA rank of every role (paper: 16)."""
+    alpha: float = Field(32.0, gt=0)
+    """LoRA alpha (paper: twice the rank)."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """LoRA dropout in training (paper: 0.1)."""
+    latent_gain: float = Field(1.0, gt=0)
+    """Factor on latents as they are spliced into a prompt (published code: 1)."""
+
+
+class DataConfig(Strict):
+    """One file of training records."""
+
+    path: Path
+    """JSON Lines, plain or .gz; relative to `data_root`."""
+    sources: tuple[str, ...] = ()
+    """Keep only records whose `source` starts with one of these; all if empty."""
+    limit: int | None = Field(None, ge=1)
+    """Keep at most this many examples, chosen by seed."""
+    repeat: int = Field(1, ge=1, le=100)
+    """How often an epoch goes through this file."""
+
+
+class CompressStage(Strict):
+    """Compressor and generator learn to carry a passage through latents (paper, section 3.1)."""
+
+    kind: Literal["compress"]
+    alignment: float = Field(0.1, ge=0)
+    """Weight of the squared distance between mean text state and mean memory state."""
+    max_pairs: int = Field(8, ge=1)
+    """Question-answer pairs of one passage that share its compression."""
+    question_targets: bool = True
+    """The generator also learns to write the questions, as in the published code."""
+
+
+class InstructStage(Strict):
+    """Compressor and generator learn to answer from k documents (paper, section 3.1)."""
+
+    kind: Literal["instruct"]
+    alignment: float = Field(0.1, ge=0)
+    """As in the compress stage."""
+    k: int = Field(5, ge=1)
+    """Documents in the prompt: the gold ones and distractors, in random order."""
+
+
+class JointStage(Strict):
+    """Reasoner and generator learn from the answer alone (paper, section 3.3)."""
+
+    kind: Literal["joint"]
+    k: int = Field(5, ge=1)
+    """Documents chosen for the prompt."""
+    n_candidates: int = Field(10, ge=1)
+    """Candidates a question chooses from."""
+    temperature: float = Field(0.02, gt=0)
+    """Of the straight-through top-k (published code: 0.02)."""
+    reasoner_from_compressor: bool = True
+    """Start the reasoner as a copy of the compressor (paper, table 14), unless it is trained."""
+
+
+class OptimConfig(Strict):
+    """AdamW with warm-up and cosine decay (paper, section 4 and published scripts)."""
+
+    lr: float = Field(1e-4, gt=0)
+    """Peak learning rate."""
+    min_lr_ratio: float = Field(0.1, ge=0, le=1)
+    """Learning rate at the end, as a part of the peak; 1 keeps it constant."""
+    warmup_ratio: float = Field(0.03, ge=0, lt=1)
+    """Linear warm-up, as a part of all steps."""
+    steps: int = Field(1000, ge=1)
+    """Optimizer steps."""
+    batch_tokens: int = Field(4096, ge=64)
+    """Padded positions in one micro-batch, documents and prompts together."""
+    accumulate: int = Field(1, ge=1)
+    """Micro-batches for one optimizer step."""
+    beta1: float = Field(0.9, ge=0, lt=1)
+    """AdamW's first beta."""
+    beta2: float = Field(0.95, ge=0, lt=1)
+    """AdamW's second beta."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled weight decay."""
+    clip: float = Field(1.0, gt=0)
+    """Largest gradient norm."""
+
+
+class RuntimeConfig(Strict):
+    """What changes how a run is carried out, not what it learns."""
+
+    seed: int = 42
+    """Seeds initialisation, order, rates and candidates."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the base; adapters keep float32 masters. `auto`: bf16 where it is fast."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `mps` or `cuda:1`."""
+    gradient_checkpointing: bool = False
+    """Recompute activations at backward: slower, less memory."""
+    save_every: int = Field(200, ge=1)
+    """Steps between resumable states."""
+    log_every: int = Field(10, ge=1)
+    """Steps between lines of metrics.jsonl."""
+    validate_every: int = Field(200, ge=1)
+    """Steps between losses on the held-out part."""
+    held_out: float = Field(0.01, ge=0, lt=0.5)
+    """Part of the passages kept for validation, by hash of the passage."""
+
+
+Stage = Annotated[CompressStage | InstructStage | JointStage, Field(discriminator="kind")]
+
+
+class RunConfig(Strict):
+    """A whole run."""
+
+    output: Path
+    """Run folder: resolved recipe, metrics, resumable state, checkpoint."""
+    init_from: str | None = None
+    """Run folder or zoo name to start from; its [model] part is inherited."""
+    n_memory: tuple[int, ...] = (4, 8, 16, 32, 64)
+    """Prefix lengths of the memory tokens, one drawn for each batch."""
+    model: ModelConfig = ModelConfig()
+    """Base, roles and memory tokens."""
+    stage: Stage
+    """What is trained, and on which loss."""
+    data: tuple[DataConfig, ...] = Field(min_length=1)
+    """Training records."""
+    data_root: Path = Path("data")
+    """Folder that the paths under [[data]] are relative to."""
+    optim: OptimConfig = OptimConfig()
+    """Optimizer and schedule."""
+    runtime: RuntimeConfig = RuntimeConfig()
+    """Device, precision, saving, logging."""
+
+
+def load_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """Read a recipe and lay overrides (dotted keys) over it.
+
+    Raises:
+        ConfigError: The file is missing, is not TOML, or a field is unknown or out of range.
+    """
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"there is no recipe at {path}; the shipped ones are in recipes/") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    for key, value in (overrides or {}).items():
+        _set(tree, key, value)
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_first_problem(error)}") from None
+
+
+def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"{dotted} does not name a field: {parent} holds a value")
+    tree[last] = value
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in problem["loc"]) or "the recipe"
+    return f"{where}: {problem['msg']} (got {problem['input']!r})"

@@ -1,0 +1,241 @@
+"""Searching: from questions to hits."""
+
+# Q questions, P memory tokens of a prefix, D width, E = P * D flattened
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+
+from openclara.errors import ConfigError, DataError
+from openclara.index import database as db
+from openclara.index.ranking import (
+    allowed_chunks,
+    by_words,
+    cosines,
+    fuse,
+    nearest,
+    unit,
+    words_of,
+)
+from openclara.types import Hit
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable, Sequence
+
+    from torch import Tensor
+
+    from openclara.index.views import View
+    from openclara.types import Document, LatentSpec
+
+Mode = Literal["latent", "lexical", "hybrid"]
+"""By cosine of the latents, by BM25 of the words, or by both."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A chunk with what it is ordered by."""
+
+    key: int
+    score: float
+    cosine: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a chunk is: in which document, and in which row of which shard."""
+
+    document: int
+    start: int
+    end: int
+    n_tokens: int
+    shard: int
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """A search whose arguments fit.
+
+    Attributes:
+        questions: Q texts.
+        queries: Unit vectors, (Q, E); None only for a lexical search.
+        n_memory: P, so that E = P * D.
+        k: Hits for each question.
+        mode: How to rank.
+        pool: Candidates from each side of a hybrid search.
+        with_latents: Whether hits carry latents.
+    """
+
+    questions: Sequence[str]
+    queries: Tensor | None
+    n_memory: int
+    k: int
+    mode: Mode
+    pool: int
+    with_latents: bool
+
+    @classmethod
+    def checked(
+        cls,
+        spec: LatentSpec,
+        questions: Sequence[str],
+        latents_QPD: Tensor | None,
+        *,
+        k: int,
+        mode: Mode,
+        pool: int,
+        with_latents: bool,
+    ) -> Search:
+        """Refuse arguments that do not fit the index or each other.
+
+        Raises:
+            ConfigError: A number, the mode or the shape of the latents is wrong.
+            DataError: A question is empty, or its latents are not finite.
+        """
+        if isinstance(questions, str):
+            raise ConfigError("questions come in a list, also a single one")
+        if mode not in get_args(Mode):
+            raise ConfigError(
+                f"the search mode {mode!r} does not exist: use {', '.join(get_args(Mode))}"
+            )
+        if k < 1 or pool < 1:
+            raise ConfigError(f"k and pool must be at least 1, not {k} and {pool}")
+        for position, question in enumerate(questions):
+            if not question.strip():
+                raise DataError(f"question {position} is empty: ask something")
+        queries_QE, n_memory = None, spec.n_memory
+        if latents_QPD is not None:
+            _check_latents(latents_QPD, len(questions), spec)
+            queries_QE, n_memory = unit(latents_QPD), latents_QPD.shape[1]
+        elif mode != "lexical":
+            raise ConfigError(
+                f"a {mode} search needs the latents of its questions: use mode lexical"
+            )
+        return cls(questions, queries_QE, n_memory, k, mode, max(pool, k), with_latents)
+
+    def run(
+        self,
+        connection: sqlite3.Connection,
+        view: View,
+        filtered: tuple[str, list[str | int | float]] | None,
+    ) -> list[list[Hit]]:
+        """Rank the chunks of one moment.
+
+        Args:
+            connection: In a transaction of that moment.
+            view: The latents of that moment.
+            filtered: An SQL condition on documents and its parameters; None for all.
+
+        Returns:
+            For each question its hits, best first.
+        """
+        allowed = None if filtered is None else allowed_chunks(connection, *filtered)
+        among = None if allowed is None else allowed.tolist()
+        nominated: list[list[int]] = [[] for _ in self.questions]
+        if self.queries is not None and self.mode != "lexical":
+            k = self.k if self.mode == "latent" else self.pool
+            nominated = nearest(view, self.queries, n_memory=self.n_memory, k=k, allowed=allowed)
+        ranked = [
+            self._ranked(connection, view, question, near, among)
+            for question, near in enumerate(nominated)
+        ]
+        return self._hits(connection, view, ranked)
+
+    def _ranked(
+        self,
+        connection: sqlite3.Connection,
+        view: View,
+        question: int,
+        near: Sequence[int],
+        among: Sequence[int] | None,
+    ) -> list[Ranked]:
+        """The best chunks for one question, at most k."""
+        bm25: dict[int, float] = {}
+        expression = None if self.mode == "latent" else words_of(self.questions[question])
+        if self.mode == "lexical":
+            bm25 = by_words(connection, expression, k=self.k, among=among)
+        elif self.mode == "hybrid":
+            leading = by_words(connection, expression, k=self.pool, among=among)
+            near = sorted({*near, *leading})
+            bm25 = by_words(connection, expression, k=len(near), among=near)
+        cosine: dict[int, float] = {}
+        if self.queries is not None:
+            keys = list(bm25) if self.mode == "lexical" else near
+            places = _places(connection, keys)
+            spots = [(places[key].shard, places[key].row) for key in keys]
+            values = cosines(view, spots, self.queries[question], n_memory=self.n_memory)
+            cosine = dict(zip(keys, values, strict=True))
+        match self.mode:
+            case "lexical":
+                scores = bm25
+            case "latent":
+                scores = dict(sorted(cosine.items(), key=lambda item: (-item[1], item[0])))
+            case "hybrid":
+                scores = fuse(cosine, bm25)
+        return [
+            Ranked(key, score, cosine.get(key)) for key, score in list(scores.items())[: self.k]
+        ]
+
+    def _hits(
+        self, connection: sqlite3.Connection, view: View, ranked: Sequence[Sequence[Ranked]]
+    ) -> list[list[Hit]]:
+        places = _places(connection, {hit.key for hits in ranked for hit in hits})
+        documents = _documents(connection, {place.document for place in places.values()})
+        return [
+            [self._hit(view, hit, places[hit.key], documents) for hit in hits] for hits in ranked
+        ]
+
+    def _hit(self, view: View, ranked: Ranked, place: Place, documents: dict[int, Document]) -> Hit:
+        latents_PD = None
+        if self.with_latents:
+            latents_PD = view.shards[place.shard].latents(place.row, self.n_memory)
+        return Hit(
+            document=documents[place.document],
+            start=place.start,
+            end=place.end,
+            score=ranked.score,
+            n_tokens=place.n_tokens,
+            latents=latents_PD,
+            cosine=ranked.cosine,
+        )
+
+
+def _check_latents(latents_QPD: Tensor, n_questions: int, spec: LatentSpec) -> None:
+    shape = tuple(latents_QPD.shape)
+    if len(shape) != 3 or shape[0] != n_questions or shape[2] != spec.width:
+        raise ConfigError(
+            f"the latents of {n_questions} questions have shape {shape} where this index needs "
+            f"({n_questions}, 1 to {spec.n_memory}, {spec.width}): make them with its model"
+        )
+    if not 1 <= shape[1] <= spec.n_memory:
+        raise ConfigError(
+            f"the questions have {shape[1]} memory tokens and the index {spec.n_memory}: "
+            f"ask with 1 to {spec.n_memory}"
+        )
+    if not torch.isfinite(latents_QPD).all():
+        raise DataError(
+            "the latents of a question are not finite: make them in float32 or bfloat16"
+        )
+
+
+def _places(connection: sqlite3.Connection, keys: Iterable[int]) -> dict[int, Place]:
+    query = (
+        "SELECT key, document, start, end, n_tokens, shard, row FROM chunks "
+        "WHERE key IN (SELECT value FROM json_each(?))"
+    )
+    rows = connection.execute(query, (json.dumps(list(keys)),))
+    return {key: Place(*columns) for key, *columns in rows}
+
+
+def _documents(connection: sqlite3.Connection, keys: Iterable[int]) -> dict[int, Document]:
+    query = (
+        f"SELECT documents.key, {db.DOCUMENT_COLUMNS} FROM documents "
+        "WHERE key IN (SELECT value FROM json_each(?))"
+    )
+    rows = connection.execute(query, (json.dumps(list(keys)),))
+    return {key: db.to_document(tuple(columns)) for key, *columns in rows}

@@ -1,0 +1,180 @@
+"""A trained model on disk: `openclara.json` and `adapters.safetensors`, nothing executable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save, save_file
+from torch import Tensor
+
+from openclara.errors import FormatError, ModelError
+from openclara.model.adapters import ROLES, TARGETS, Role
+from openclara.model.base import file_sha256
+
+FORMAT: Final = "openclara-checkpoint"
+VERSION: Final = 1
+MANIFEST: Final = "openclara.json"
+TENSORS: Final = "adapters.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What `openclara.json` says of a checkpoint.
+
+    Attributes:
+        base: Name of the base model.
+        base_sha256: Identity of its weights.
+        n_memory: Memory tokens trained.
+        default_n_memory: Memory tokens used when none are asked for.
+        doc_max_length: Longest chunk, in tokens.
+        rank: LoRA rank.
+        alpha: LoRA alpha.
+        latent_gain: Factor on spliced latents.
+        stage: The last stage trained.
+        training: How it was made, stage by stage.
+        metrics: What it scored, and on what.
+    """
+
+    base: str
+    base_sha256: str
+    n_memory: int
+    default_n_memory: int
+    doc_max_length: int
+    rank: int
+    alpha: float
+    latent_gain: float
+    stage: str
+    training: list[dict[str, Any]] = field(default_factory=list)
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """A card and its tensors.
+
+    Attributes:
+        card: What the manifest says.
+        roles: LoRA tensors of each role there is.
+        memory: (rows, D) the memory table.
+    """
+
+    card: Card
+    roles: dict[Role, dict[str, Tensor]]
+    memory: Tensor
+
+    def fingerprint(self) -> str:
+        """Identity of the latents: base, compressor, reasoner and memory table, not generator."""
+        digest = hashlib.sha256(self.card.base_sha256.encode())
+        makers = {r: t for r, t in _flat(self.roles, self.memory).items() if "generator" not in r}
+        digest.update(save(makers))
+        return digest.hexdigest()
+
+
+def _flat(roles: Mapping[Role, Mapping[str, Tensor]], memory: Tensor) -> dict[str, Tensor]:
+    """All tensors under one set of names, rounded as they are stored."""
+    flat = {"memory": memory}
+    for role, state in roles.items():
+        flat |= {f"{role}.{name}": tensor for name, tensor in state.items()}
+    return {name: flat[name].detach().cpu().bfloat16().contiguous() for name in sorted(flat)}
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint; an interrupted write leaves the earlier one readable."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        made = Path(scratch) / TENSORS
+        save_file(_flat(checkpoint.roles, checkpoint.memory), made)
+        manifest = {
+            "format": FORMAT,
+            "version": VERSION,
+            **asdict(checkpoint.card),
+            "adapters_sha256": file_sha256(made),
+        }
+        described = Path(scratch) / MANIFEST
+        described.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        made.replace(folder / TENSORS)
+        described.replace(folder / MANIFEST)
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder looks like a checkpoint of this format."""
+    return (folder / MANIFEST).is_file()
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        ModelError: There is none.
+        FormatError: It is of another format or version, or damaged.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(
+            f"{folder} holds no trained model ({MANIFEST} is missing); give a zoo name such as "
+            "smollm2-135m, or a run folder"
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise FormatError(f"{folder / MANIFEST} is not valid JSON; restore the folder") from None
+    if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
+        raise FormatError(
+            f"{folder} is a checkpoint of format {manifest.get('format')!r} version "
+            f"{manifest.get('version')!r}, this program reads {FORMAT} version {VERSION}; "
+            "use the program that wrote it, or train anew"
+        )
+    path = folder / TENSORS
+    try:
+        intact = file_sha256(path) == manifest["adapters_sha256"]
+        tensors = load_file(path) if intact else {}
+    except (OSError, SafetensorError):
+        intact = False
+    if not intact:
+        raise FormatError(f"{path} is missing or damaged (checksum); restore it from where it came")
+    roles: dict[Role, dict[str, Tensor]] = {}
+    for role in ROLES:
+        state = {n.removeprefix(f"{role}."): t for n, t in tensors.items() if n.startswith(f"{role}.")}
+        if state:
+            roles[role] = state
+    card = Card(**{name: manifest[name] for name in Card.__dataclass_fields__})
+    return Checkpoint(card, roles, tensors["memory"])
+
+
+def export_peft(checkpoint: Checkpoint, role: Role, folder: Path) -> None:
+    """Write one role as a standard PEFT adapter, loadable by peft and by serving engines.
+
+    Raises:
+        ModelError: The checkpoint has no such role.
+    """
+    if role not in checkpoint.roles:
+        raise ModelError(f"this checkpoint has no {role}; it has {', '.join(checkpoint.roles)}")
+    card = checkpoint.card
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": card.base,
+        "r": card.rank,
+        "lora_alpha": card.alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": TARGETS,
+        "inference_mode": True,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    named = {f"base_model.model.{n}": t.contiguous() for n, t in checkpoint.roles[role].items()}
+    save_file(named, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def mean_embedding_rms(vocabulary: torch.nn.Module) -> float:
+    """Root mean square of the base's input embeddings, for choosing a latent gain."""
+    weight: Tensor = vocabulary.weight  # type: ignore[assignment]
+    return float(weight.detach().float().square().mean().sqrt())

@@ -1,0 +1,111 @@
+"""The three uses of one causal LM composed: compress, reason, generate.
+
+Legend: R texts, B prompts, T positions, M memory tokens, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from openclara.data.batches import PromptBatch, TextBatch
+    from openclara.model.adapters import Role
+    from openclara.model.memory import MemoryTable
+
+
+class Roles(Protocol):
+    """Whatever can hand out the LM under a role: `AdapterRoles` or `MergedRoles`."""
+
+    lm: Any
+
+    def use(self, role: Role | None) -> AbstractContextManager[Any]:
+        """The LM under `role` for the length of the block."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoded:
+    """What compressor or reasoner made of a batch of texts.
+
+    Attributes:
+        latents_RMD: (R, M, D) states after the final norm at the memory positions.
+        text_mean_RD: (R, D) mean state over ENC, BOS, text and EOS.
+        memory_mean_RD: (R, D) mean state over the memory positions.
+    """
+
+    latents_RMD: Tensor
+    text_mean_RD: Tensor
+    memory_mean_RD: Tensor
+
+
+class ClaraModel(nn.Module):
+    """Base, roles and memory table as one module; one method for each use.
+
+    Args:
+        roles: Adapters on the base, merged or not.
+        memory: The table of memory tokens and marks.
+        latent_gain: Factor on latents as they are spliced in. 1 is the published behaviour; states
+            after the final norm are an order of magnitude larger than the input embeddings of
+            many bases, and a gain near the ratio lets the generator's layers work on them.
+    """
+
+    def __init__(self, roles: Roles, memory: MemoryTable, *, latent_gain: float = 1.0) -> None:
+        super().__init__()
+        self.roles = roles
+        self.lm = roles.lm
+        self.memory = memory
+        self.latent_gain = latent_gain
+
+    @property
+    def vocabulary(self) -> nn.Module:
+        """The base's input embedding."""
+        embedding: nn.Module = self.lm.get_input_embeddings()
+        return embedding
+
+    def encode(self, batch: TextBatch, role: Role) -> Encoded:
+        """Latents of texts under the compressor or the reasoner (paper, section 3.1).
+
+        The inner model is called, without LM head and without a list of hidden states: nothing
+        but the last states at the memory positions is needed. Texts are padded on the right, and
+        under causal attention padding there changes nothing, so no mask is passed.
+        """
+        embedded_RTD = self.memory.embed(batch.ids_RT, self.vocabulary)
+        with self.roles.use(role) as lm:
+            states_RTD = lm.model(inputs_embeds=embedded_RTD, use_cache=False).last_hidden_state
+        n_rows, _, width = states_RTD.shape
+        positions_RM = batch.memory_positions_RM
+        index_RMD = positions_RM.unsqueeze(-1).expand(n_rows, positions_RM.shape[1], width)
+        latents_RMD = states_RTD.gather(1, index_RMD)
+        text_mask_RT = torch.arange(states_RTD.shape[1], device=states_RTD.device).unsqueeze(0)
+        text_mask_RT = text_mask_RT < batch.text_lengths_R.unsqueeze(1)
+        summed_RD = torch.einsum("rtd,rt->rd", states_RTD.float(), text_mask_RT.float())
+        return Encoded(
+            latents_RMD=latents_RMD,
+            text_mean_RD=summed_RD / batch.text_lengths_R.unsqueeze(1),
+            memory_mean_RD=latents_RMD.float().mean(1),
+        )
+
+    def answer_logits(self, batch: PromptBatch, latents_SD: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Logits where the generator's targets are, and the targets.
+
+        Args:
+            batch: Prompts with their targets.
+            latents_SD: (S, D) latents for the slots, in reading order; None without slots.
+
+        Returns:
+            (L, V) float32 logits and (L,) target ids, L labelled positions of the batch.
+        """
+        if latents_SD is not None:
+            latents_SD = latents_SD * self.latent_gain
+        embedded_BTD = self.memory.embed(batch.ids_BT, self.vocabulary, latents_SD)
+        with self.roles.use("generator") as lm:
+            states_BTD = lm.model(inputs_embeds=embedded_BTD, use_cache=False).last_hidden_state
+            # A state predicts the token after it.
+            labelled_BT = batch.target_mask_BT[:, 1:]
+            logits_LV = lm.lm_head(states_BTD[:, :-1][labelled_BT])
+        return logits_LV.float(), batch.ids_BT[:, 1:][labelled_BT]

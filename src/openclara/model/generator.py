@@ -1,0 +1,151 @@
+"""Answers, token by token: greedy or sampled, batched, streamed, stopped at the end of the turn.
+
+Legend: B prompts, T positions, S slots, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from openclara.data.batches import PAD
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from contextlib import AbstractContextManager
+
+    from openclara.model.adapters import Role
+    from openclara.model.clara import ClaraModel
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prompt:
+    """Ids with slots, and what goes into them.
+
+    Attributes:
+        ids: Token ids; slots are `SLOT`.
+        latents_SD: (S, D) latents in reading order; None without slots.
+    """
+
+    ids: tuple[int, ...]
+    latents_SD: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How tokens are chosen.
+
+    Attributes:
+        max_new_tokens: Most tokens of an answer.
+        temperature: 0 is greedy; else the logits are divided by it and sampled from.
+        top_p: Sample from the smallest set of tokens that holds this much probability.
+        seed: Makes sampling repeatable.
+    """
+
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+
+
+@torch.inference_mode()
+def generate(
+    model: ClaraModel,
+    prompts: Sequence[Prompt],
+    *,
+    decoding: Decoding,
+    stop_ids: frozenset[int],
+    role: Role | None = "generator",
+) -> Iterator[list[int | None]]:
+    """Decode a batch step by step.
+
+    Prompts are padded on the left and masked, with positions counted from each prompt's own
+    start, so an answer does not depend on what it is batched with (up to rounding).
+
+    Args:
+        model: Base, roles and memory table.
+        prompts: What to continue; at least one.
+        decoding: Length and choice of tokens.
+        stop_ids: Ids that end an answer; they are not yielded.
+        role: Whose adapter writes; None is the bare base.
+
+    Yields:
+        For each step the new token of each prompt, None where its answer has ended.
+    """
+    embedded_BTD, mask_BT = _embed(model, prompts)
+    device = embedded_BTD.device
+    chooser = torch.Generator(device=device)
+    if decoding.seed is not None:
+        chooser.manual_seed(decoding.seed)
+    else:
+        chooser.seed()
+    cache = _new_cache(model.lm.config)
+    positions_BT = (mask_BT.long().cumsum(1) - 1).clamp(min=0)
+    padded = not bool(mask_BT.all())
+    ended = [False] * len(prompts)
+    for _ in range(decoding.max_new_tokens):
+        with _use(model, role) as lm:
+            states_BTD = lm.model(
+                inputs_embeds=embedded_BTD,
+                attention_mask=mask_BT if padded else None,
+                position_ids=positions_BT,
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state
+            logits_BV = lm.lm_head(states_BTD[:, -1]).float()
+        chosen_B = _choose(logits_BV, decoding, chooser)
+        step: list[int | None] = []
+        for row, token in enumerate(chosen_B.tolist()):
+            ended[row] = ended[row] or token in stop_ids
+            step.append(None if ended[row] else token)
+        if all(ended):
+            return
+        yield step
+        embedded_BTD = model.vocabulary(chosen_B.unsqueeze(1))
+        mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(prompts), 1)], dim=1)
+        positions_BT = positions_BT[:, -1:] + 1
+
+
+def _use(model: ClaraModel, role: Role | None) -> AbstractContextManager[Any]:
+    return model.roles.use(role)
+
+
+def _new_cache(config: Any) -> Any:
+    from transformers import DynamicCache
+
+    return DynamicCache(config=config)
+
+
+def _embed(model: ClaraModel, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
+    """(B, T, D) embeddings padded on the left and their (B, T) mask."""
+    longest = max(len(prompt.ids) for prompt in prompts)
+    ids_BT = torch.full((len(prompts), longest), PAD, dtype=torch.long)
+    mask_BT = torch.zeros(len(prompts), longest, dtype=torch.bool)
+    for row, prompt in enumerate(prompts):
+        ids_BT[row, longest - len(prompt.ids) :] = torch.tensor(prompt.ids)
+        mask_BT[row, longest - len(prompt.ids) :] = True
+    parts = [prompt.latents_SD for prompt in prompts if prompt.latents_SD is not None]
+    device = model.memory.weight.device
+    latents_SD = None
+    if parts:
+        latents_SD = torch.cat([part.to(device) for part in parts]).float() * model.latent_gain
+    embedded_BTD = model.memory.embed(ids_BT.to(device), model.vocabulary, latents_SD)
+    return embedded_BTD, mask_BT.to(device)
+
+
+def _choose(logits_BV: Tensor, decoding: Decoding, chooser: torch.Generator) -> Tensor:
+    """(B,) token ids."""
+    if decoding.temperature <= 0:
+        return logits_BV.argmax(-1)
+    probabilities_BV = torch.softmax(logits_BV / decoding.temperature, dim=-1)
+    if decoding.top_p < 1:
+        sorted_BV, order_BV = probabilities_BV.sort(dim=-1, descending=True)
+        # Keep tokens until the mass before them reaches top_p: the first one always stays.
+        beyond_BV = sorted_BV.cumsum(-1) - sorted_BV >= decoding.top_p
+        probabilities_BV = torch.zeros_like(probabilities_BV).scatter(
+            -1, order_BV, sorted_BV.masked_fill(beyond_BV, 0.0)
+        )
+    return torch.multinomial(probabilities_BV, 1, generator=chooser).squeeze(1)

@@ -1,0 +1,67 @@
+"""Roles merged into copies of the base: what inference needs. No peft here.
+
+Unmerged LoRA adds two small products to each linear layer, which slows decoding and compression;
+a merged copy costs memory instead. Copies are made when a role is first used and share every
+tensor that LoRA leaves alone, the vocabulary matrix above all.
+"""
+
+from __future__ import annotations
+
+import copy
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from openclara.model.adapters import Role
+
+
+class MergedRoles:
+    """Roles as merged copies, with the interface of `AdapterRoles.use`.
+
+    Args:
+        lm: A causal LM without adapters, in evaluation mode.
+        states: For each role the LoRA tensors, named `{module}.lora_A.weight` and `..._B.weight`.
+        scale: Factor on the delta, `alpha / rank`.
+    """
+
+    def __init__(self, lm: Any, *, states: Mapping[Role, Mapping[str, Tensor]], scale: float) -> None:
+        self.lm = lm
+        self._states = states
+        self._scale = scale
+        self._copies: dict[Role, Any] = {}
+
+    @property
+    def trained(self) -> tuple[Role, ...]:
+        """Roles there are tensors for."""
+        return tuple(self._states)
+
+    @contextmanager
+    def use(self, role: Role | None) -> Iterator[Any]:
+        """The LM of one role (None: the bare base)."""
+        yield self.lm if role is None else self._copy(role)
+
+    def _copy(self, role: Role) -> Any:
+        if role not in self._copies:
+            shared = {id(tensor): tensor for tensor in self.lm.parameters()}
+            merged = copy.deepcopy(self.lm, shared)
+            self._add_delta(merged, self._states[role])
+            self._copies[role] = merged
+        return self._copies[role]
+
+    @torch.no_grad()
+    def _add_delta(self, lm: Any, state: Mapping[str, Tensor]) -> None:
+        for name in state:
+            if not name.endswith(".lora_A.weight"):
+                continue
+            module = lm.get_submodule(name.removesuffix(".lora_A.weight"))
+            down = state[name].float()
+            up = state[name.replace(".lora_A.", ".lora_B.")].float()
+            # Summed in float32 and rounded once; on the device of the base.
+            delta = (up @ down).to(module.weight.device) * self._scale
+            merged = (module.weight.float() + delta).to(module.weight.dtype)
+            module.weight = nn.Parameter(merged, requires_grad=False)

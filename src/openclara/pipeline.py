@@ -1,0 +1,676 @@
+"""Clara: a trained model and its tokenizer; load, compress, search, ask, stream.
+
+Legend: Q questions, C chunks, M memory tokens, D width.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import torch
+from torch import Tensor
+
+from openclara.data.batches import text_batch
+from openclara.data.chunking import chunk
+from openclara.data.prompts import PARAPHRASE_REQUEST
+from openclara.data.records import framed
+from openclara.data.tokenizer import TextTokenizer
+from openclara.errors import ConfigError, DataError, IndexMismatch, ModelError
+from openclara.model.base import choose_device, choose_dtype, find_base, load_lm, load_tokenizer
+from openclara.model.checkpoint import Card, load_checkpoint
+from openclara.model.clara import ClaraModel
+from openclara.model.generator import Decoding, Prompt, generate
+from openclara.model.memory import MemoryTable
+from openclara.model.merged import MergedRoles
+from openclara.model.zoo import DEFAULT_MODEL, find_checkpoint
+from openclara.types import Answer, Chunk, CompressedDocument, Document, Hit, LatentSpec, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from openclara.index import LatentIndex
+    from openclara.model.adapters import Role
+
+Context = Literal["latents", "text", "none"]
+Mode = Literal["hybrid", "latent", "lexical"]
+
+WINDOW_CHUNKS = 256
+"""Chunks gathered before they are sorted by length and batched."""
+
+BATCH_POSITIONS = 2048
+"""Padded positions of one compressor batch; more gains nothing on a CPU."""
+
+
+class Clara:
+    """One model in three roles, ready to answer. Make it with `Clara.load`."""
+
+    def __init__(
+        self, model: ClaraModel, tokenizer: TextTokenizer, card: Card, spec: LatentSpec
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.card = card
+        self.latent_spec = spec
+
+    @classmethod
+    def load(
+        cls,
+        name: str = DEFAULT_MODEL,
+        *,
+        base: str | None = None,
+        subfolder: str | None = None,
+        n_memory: int | None = None,
+        device: str = "auto",
+        precision: Literal["auto", "fp32", "bf16"] = "auto",
+    ) -> Clara:
+        """Load a trained model for inference.
+
+        Args:
+            name: A zoo name, the folder of a finished run, or a hub id.
+            base: Folder or hub id of the base, where the one in the checkpoint is to be replaced.
+            subfolder: Folder inside `name` that holds the checkpoint.
+            n_memory: Latents for each chunk; any number up to what the model was trained with.
+            device: `auto`, `cpu`, `cuda`, `mps`.
+            precision: `auto` is bf16 where the hardware multiplies it, else float32.
+
+        Raises:
+            ModelError: Model or base are missing, damaged, or do not belong together.
+            ConfigError: `n_memory` is out of range.
+        """
+        checkpoint = load_checkpoint(find_checkpoint(name, subfolder=subfolder))
+        card = checkpoint.card
+        source = find_base(base or card.base)
+        if source.sha256 != card.base_sha256:
+            raise ModelError(
+                f"the base {source.name} is not the one {name!r} was trained on (its weights "
+                f"differ); pass base= with a folder or hub id of the right {card.base}"
+            )
+        chosen = _checked_n_memory(n_memory, card)
+        where = choose_device(device)
+        lm = load_lm(source, device=where, dtype=choose_dtype(where, precision))
+        memory = MemoryTable(card.n_memory, lm.config.hidden_size)
+        memory.load_state_dict({"weight": checkpoint.memory.float()})
+        roles = MergedRoles(lm, states=checkpoint.roles, scale=card.alpha / card.rank)
+        model = ClaraModel(roles, memory.to(where), latent_gain=card.latent_gain)
+        spec = LatentSpec(
+            model=name,
+            fingerprint=checkpoint.fingerprint(),
+            n_memory=chosen,
+            width=lm.config.hidden_size,
+            doc_max_length=card.doc_max_length,
+        )
+        return cls(model.eval(), TextTokenizer(load_tokenizer(source)), card, spec)
+
+    # -- compressing ----------------------------------------------------------------------------
+
+    def compress(self, documents: Iterable[Document]) -> Compressing:
+        """Chunks and latents of documents, made as they are asked for.
+
+        Give the result to `LatentIndex.add`, which leaves out unchanged documents before they
+        are compressed, or iterate it.
+        """
+        return Compressing(self, documents)
+
+    def chunk(self, document: Document) -> list[Chunk]:
+        """Stretches of a document that fit the model together with its title."""
+        title = self._title(document)
+        spent = len(self.tokenizer.encode([framed(title, "")])[0]) if title else 0
+        return chunk(
+            document.text,
+            max_tokens=self.card.doc_max_length - spent,
+            tokenize=self.tokenizer.offsets,
+        )
+
+    def _title(self, document: Document) -> str:
+        """The title, cut to a quarter of the model's length: the text must keep its room."""
+        spans = self.tokenizer.offsets([document.title])[0] if document.title else []
+        most = self.card.doc_max_length // 4
+        return document.title if len(spans) <= most else document.title[: spans[most - 1][1]]
+
+    @torch.inference_mode()
+    def latents(self, texts: Sequence[str], *, role: Role, n_memory: int | None = None) -> Tensor:
+        """Latents of short texts, batched by length, in the order given.
+
+        Args:
+            texts: Each at most `doc_max_length` tokens; nothing is cut here.
+            role: `compressor` for documents, `reasoner` for questions.
+            n_memory: Latents for each text; that of `latent_spec` if None.
+
+        Returns:
+            (len(texts), M, D) bf16 or float32 tensor on the CPU.
+
+        Raises:
+            ModelError: The model was not trained in that role.
+        """
+        if role == "reasoner" and "reasoner" not in self.roles:
+            role = "compressor"  # before the joint stage the reasoner is the compressor
+        n_memory = n_memory or self.latent_spec.n_memory
+        ids = self.tokenizer.encode(texts)
+        made: list[Tensor | None] = [None] * len(ids)
+        device = self.model.memory.weight.device
+        for positions in _by_length([len(text) for text in ids], n_memory):
+            batch = text_batch(
+                [ids[i] for i in positions],
+                n_memory=n_memory,
+                bos=self.tokenizer.bos,
+                eos=self.tokenizer.eos,
+            )
+            latents_CMD = self.model.encode(batch.to(device), role).latents_RMD.cpu()
+            for at, latents_MD in zip(positions, latents_CMD, strict=True):
+                made[at] = latents_MD
+        return torch.stack([latents_MD for latents_MD in made if latents_MD is not None])
+
+    @property
+    def roles(self) -> frozenset[str]:
+        """Roles the model was trained in."""
+        roles: Any = self.model.roles
+        return frozenset(roles.trained)
+
+    # -- searching ------------------------------------------------------------------------------
+
+    @overload
+    def search(
+        self, question: str, index: LatentIndex, *, k: int = ..., mode: Mode = ...,
+        where: Sequence[str] = ..., n_memory: int | None = ...,
+    ) -> list[Hit]: ...  # fmt: skip
+
+    @overload
+    def search(
+        self, question: Sequence[str], index: LatentIndex, *, k: int = ..., mode: Mode = ...,
+        where: Sequence[str] = ..., n_memory: int | None = ...,
+    ) -> list[list[Hit]]: ...  # fmt: skip
+
+    def search(
+        self,
+        question: str | Sequence[str],
+        index: LatentIndex,
+        *,
+        k: int = 5,
+        mode: Mode = "hybrid",
+        where: Sequence[str] = (),
+        n_memory: int | None = None,
+    ) -> list[Hit] | list[list[Hit]]:
+        """The k best stretches for a question, or for each of several.
+
+        Args:
+            question: One question, or several.
+            index: Where to look; made by this model.
+            k: Hits wanted; fewer come back where the index holds fewer.
+            mode: `latent`, `lexical`, or `hybrid` (both).
+            where: Filters such as `year>=2020`; all must hold.
+            n_memory: Use only this many of the stored latents.
+
+        Raises:
+            IndexMismatch: The index was made by another model.
+            DataError: A question is empty.
+            ConfigError: A filter, `k` or `n_memory` is wrong.
+        """
+        questions = [question] if isinstance(question, str) else list(question)
+        found, _ = self._search(questions, index, k=k, mode=mode, where=where, n_memory=n_memory)
+        return found[0] if isinstance(question, str) else found
+
+    def _search(
+        self,
+        questions: list[str],
+        index: LatentIndex,
+        *,
+        k: int,
+        mode: Mode,
+        where: Sequence[str],
+        n_memory: int | None,
+        with_latents: bool = False,
+    ) -> tuple[list[list[Hit]], float]:
+        """Hits, and the milliseconds it took to embed the questions."""
+        self._check(questions, index)
+        if n_memory is not None and not 1 <= n_memory <= index.spec.n_memory:
+            raise ConfigError(
+                f"n_memory is {n_memory}, this index keeps {index.spec.n_memory} latents a chunk; "
+                "use a number from 1 to that"
+            )
+        started = time.perf_counter()
+        latents_QMD = None
+        used = n_memory or index.spec.n_memory
+        if questions and (mode != "lexical" or with_latents):
+            latents_QMD = self.reason(questions, n_memory=used)
+        embed_ms = _ms_since(started)
+        hits = index.search(
+            questions, latents_QMD, k=k, mode=mode, where=where, with_latents=with_latents
+        )
+        return hits, embed_ms
+
+    def reason(self, questions: Sequence[str], *, n_memory: int | None = None) -> Tensor:
+        """Latents of questions, (Q, M, D), in the space of the documents' latents.
+
+        A question longer than the model's document length keeps its end: what is asked usually
+        stands there.
+        """
+        cut = []
+        for text, spans in zip(questions, self.tokenizer.offsets(questions), strict=True):
+            beyond = len(spans) - self.card.doc_max_length
+            cut.append(text[spans[beyond][0] :] if beyond > 0 else text)
+        return self.latents(cut, role="reasoner", n_memory=n_memory)
+
+    def _check(self, questions: Sequence[str], index: LatentIndex | None) -> None:
+        for question in questions:
+            if not question.strip():
+                raise DataError("the question is empty; ask something")
+        if index is None:
+            return
+        ours, theirs = self.latent_spec, index.spec
+        for name in ("fingerprint", "width", "doc_max_length"):
+            if getattr(ours, name) != getattr(theirs, name):
+                raise IndexMismatch(
+                    f"the index {index.path} was made by model {theirs.model!r}, not by "
+                    f"{ours.model!r} ({name} differs); load that model, or make a new index with "
+                    f"`openclara index add NEW_INDEX FILES --model {ours.model}`"
+                )
+
+    # -- answering ------------------------------------------------------------------------------
+
+    @overload
+    def ask(
+        self, question: str, index: LatentIndex | None = ..., *, documents: Sequence[Document] | None = ...,
+        k: int = ..., context: Context = ..., mode: Mode = ..., where: Sequence[str] = ...,
+        n_memory: int | None = ..., decoding: Decoding = ...,
+    ) -> Answer: ...  # fmt: skip
+
+    @overload
+    def ask(
+        self, question: Sequence[str], index: LatentIndex | None = ..., *,
+        documents: Sequence[Document] | None = ...,
+        k: int = ..., context: Context = ..., mode: Mode = ..., where: Sequence[str] = ...,
+        n_memory: int | None = ..., decoding: Decoding = ...,
+    ) -> list[Answer]: ...  # fmt: skip
+
+    def ask(
+        self,
+        question: str | Sequence[str],
+        index: LatentIndex | None = None,
+        *,
+        documents: Sequence[Document] | None = None,
+        k: int = 5,
+        context: Context = "latents",
+        mode: Mode = "hybrid",
+        where: Sequence[str] = (),
+        n_memory: int | None = None,
+        decoding: Decoding = Decoding(),  # noqa: B008 - frozen
+    ) -> Answer | list[Answer]:
+        """Answer a question, or several in one batch.
+
+        Args:
+            question: One question, or several.
+            index: Where to look; may be left out with `documents` or context `none`.
+            documents: Answer from these instead of an index, all of them, in order.
+            k: Stretches to answer from.
+            context: `latents`; `text` gives the same generator the full stretches; `none` nothing.
+            mode: As in `search`.
+            where: As in `search`.
+            n_memory: As in `search`.
+            decoding: Length, temperature, seed.
+
+        Raises:
+            IndexMismatch: The index was made by another model.
+            DataError: A question is empty.
+            ConfigError: Neither index nor documents are given where the context needs them.
+        """
+        questions = [question] if isinstance(question, str) else list(question)
+        if not questions:
+            return []
+        stream = self._start(
+            questions, index, documents, k=k, context=context, mode=mode, where=where,
+            n_memory=n_memory, decoding=decoding,
+        )  # fmt: skip
+        for _ in stream.steps():
+            pass
+        answers = stream.answers()
+        return answers[0] if isinstance(question, str) else answers
+
+    def stream(
+        self,
+        question: str,
+        index: LatentIndex | None = None,
+        *,
+        documents: Sequence[Document] | None = None,
+        k: int = 5,
+        context: Context = "latents",
+        mode: Mode = "hybrid",
+        where: Sequence[str] = (),
+        n_memory: int | None = None,
+        decoding: Decoding = Decoding(),  # noqa: B008 - frozen
+    ) -> AnswerStream:
+        """Like `ask`, as pieces of text; the whole `Answer` is there when the last one is out."""
+        started = self._start(
+            [question], index, documents, k=k, context=context, mode=mode, where=where,
+            n_memory=n_memory, decoding=decoding,
+        )  # fmt: skip
+        return AnswerStream(started)
+
+    def _start(
+        self,
+        questions: list[str],
+        index: LatentIndex | None,
+        documents: Sequence[Document] | None,
+        *,
+        k: int,
+        context: Context,
+        mode: Mode,
+        where: Sequence[str],
+        n_memory: int | None,
+        decoding: Decoding,
+    ) -> _Answering:
+        clock = time.perf_counter()
+        self._check(questions, index)
+        embed_ms = search_ms = 0.0
+        hits: list[list[Hit]] = [[] for _ in questions]
+        if context != "none":
+            if documents is not None:
+                hits = [self._hits_of(documents, n_memory, context)] * len(questions)
+            elif index is not None:
+                hits, embed_ms = self._search(
+                    questions, index, k=k, mode=mode, where=where, n_memory=n_memory,
+                    with_latents=context == "latents",
+                )  # fmt: skip
+                search_ms = _ms_since(clock) - embed_ms
+            else:
+                raise ConfigError("there is nothing to answer from; give an index or documents")
+        prompts = [
+            self._prompt(question, found, context)
+            for question, found in zip(questions, hits, strict=True)
+        ]
+        usage = Usage(embed_ms=embed_ms, search_ms=search_ms)
+        return _Answering(self, questions, hits, prompts, decoding, usage, clock)
+
+    def _hits_of(
+        self, documents: Sequence[Document], n_memory: int | None, context: Context
+    ) -> list[Hit]:
+        hits: list[Hit] = []
+        for document in documents:
+            chunks = self.chunk(document)
+            latents: Sequence[Tensor | None] = [None] * len(chunks)
+            if context == "latents" and chunks:
+                latents = list(
+                    self.latents(self._framed(document, chunks), role="compressor", n_memory=n_memory)
+                )
+            hits += [
+                Hit(document, c.start, c.end, 0.0, n_tokens=c.n_tokens, latents=latents_MD)
+                for c, latents_MD in zip(chunks, latents, strict=True)
+            ]
+        return hits
+
+    def _framed(self, document: Document, chunks: Sequence[Chunk]) -> list[str]:
+        title = self._title(document)
+        return [framed(title, document.text[c.start : c.end]) for c in chunks]
+
+    def _prompt(self, question: str, hits: Sequence[Hit], context: Context) -> Prompt:
+        chat = self.tokenizer.chat
+        asked = self.tokenizer.encode([question])[0]
+        closed = context == "none" or not hits
+        if closed:
+            return Prompt(chat.question(asked, closed=True))
+        if context == "text":
+            return Prompt(self._text_prompt(question, hits))
+        latents = [hit.latents for hit in hits if hit.latents is not None]
+        background = chat.background(len(latents), latents[0].shape[0])
+        ids = (*chat.before_background, *background, *chat.question(asked))
+        return Prompt(ids, torch.cat(latents))
+
+    def _text_prompt(self, question: str, hits: Sequence[Hit]) -> tuple[int, ...]:
+        chat = self.tokenizer.chat
+        passages = "\n\n".join(framed(hit.document.title, hit.text) for hit in hits)
+        background, asked = self.tokenizer.encode([passages, question])
+        return (*chat.before_background, *background, *chat.question(asked))
+
+    # -- the published calls ----------------------------------------------------------------------
+
+    def generate_from_questions(
+        self, questions: Sequence[str], documents: Sequence[Sequence[str]], max_new_tokens: int = 128
+    ) -> tuple[list[str], Tensor]:
+        """Choose the best documents of each question's own list and answer from their latents.
+
+        Args:
+            questions: Q questions.
+            documents: For each question its candidates; lists may differ in length.
+            max_new_tokens: Most tokens of an answer.
+
+        Returns:
+            The answers, and (Q, k) positions of the chosen candidates by descending score, k at
+            most 5 and filled up with -1 where a question has fewer candidates.
+
+        Raises:
+            DataError: Counts differ, or a question has no document.
+        """
+        _check_pairs(questions, documents)
+        k = min(5, max((len(d) for d in documents), default=0))
+        chosen = torch.full((len(questions), k), -1, dtype=torch.long)
+        prompts = []
+        query_QMD = self.reason(questions) if questions else torch.empty(0)
+        for row, (question, texts) in enumerate(zip(questions, documents, strict=True)):
+            hits = self._candidates(texts)
+            scores = torch.tensor([_best_cosine(query_QMD[row], own) for own in hits])
+            best = scores.argsort(descending=True, stable=True)[:k]
+            chosen[row, : len(best)] = best
+            found = [hit for i in best.tolist() for hit in hits[i]]
+            prompts.append(self._prompt(question, found, "latents"))
+        return self._texts(prompts, max_new_tokens), chosen
+
+    def generate_from_text(
+        self, questions: Sequence[str], documents: Sequence[Sequence[str]], max_new_tokens: int = 128
+    ) -> list[str]:
+        """Answer each question from the latents of all its documents, in order.
+
+        Raises:
+            DataError: Counts differ, or a question has no document.
+        """
+        _check_pairs(questions, documents)
+        prompts = [
+            self._prompt(q, [hit for own in self._candidates(texts) for hit in own], "latents")
+            for q, texts in zip(questions, documents, strict=True)
+        ]
+        return self._texts(prompts, max_new_tokens)
+
+    def generate_from_paraphrase(
+        self, questions: Sequence[str], documents: Sequence[Sequence[str]], max_new_tokens: int = 128
+    ) -> list[str]:
+        """Put documents into other words from their latents; `questions` only sets the number.
+
+        Raises:
+            DataError: Counts differ, or a list of documents is empty.
+        """
+        _check_pairs(questions, documents, need_question=False)
+        return self.generate_from_text([PARAPHRASE_REQUEST] * len(questions), documents, max_new_tokens)
+
+    def _candidates(self, texts: Sequence[str]) -> list[list[Hit]]:
+        """Stretches of each text; one longer than the model's length has several."""
+        documents = [Document(id=str(i), text=text) for i, text in enumerate(texts)]
+        return [self._hits_of([document], None, "latents") for document in documents]
+
+    def _texts(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
+        written: list[list[int]] = [[] for _ in prompts]
+        decoding = Decoding(max_new_tokens=max_new_tokens)
+        stop_ids = self.tokenizer.stop_ids
+        if prompts:
+            for step in generate(self.model, prompts, decoding=decoding, stop_ids=stop_ids):
+                for ids, token in zip(written, step, strict=True):
+                    if token is not None:
+                        ids.append(token)
+        return [self.tokenizer.decode(ids).strip() for ids in written]
+
+
+class Compressing:
+    """Documents on their way to latents; nothing happens until it is iterated."""
+
+    def __init__(self, clara: Clara, documents: Iterable[Document]) -> None:
+        self._clara = clara
+        self._documents = documents
+
+    def __iter__(self) -> Iterator[CompressedDocument]:
+        """Compress every document."""
+        return self.skipping(lambda document: False)
+
+    def skipping(self, unchanged: Callable[[Document], bool]) -> Iterator[CompressedDocument]:
+        """Compress only the documents for which `unchanged` is false, in order."""
+        window: list[tuple[Document, list[Chunk]]] = []
+        n_chunks = 0
+        for document in self._documents:
+            if unchanged(document):
+                continue
+            chunks = self._clara.chunk(document)
+            window.append((document, chunks))
+            n_chunks += len(chunks)
+            if n_chunks >= WINDOW_CHUNKS:
+                yield from self._compress(window)
+                window, n_chunks = [], 0
+        yield from self._compress(window)
+
+    def _compress(
+        self, window: Sequence[tuple[Document, list[Chunk]]]
+    ) -> Iterator[CompressedDocument]:
+        clara, spec = self._clara, self._clara.latent_spec
+        texts = [text for document, chunks in window for text in clara._framed(document, chunks)]
+        none = torch.empty(0, spec.n_memory, spec.width)
+        latents_CMD = clara.latents(texts, role="compressor") if texts else none
+        rows = iter(latents_CMD)
+        for document, chunks in window:
+            own = list(islice(rows, len(chunks)))
+            yield CompressedDocument(document, tuple(chunks), torch.stack(own) if own else none)
+
+
+class AnswerStream:
+    """Pieces of an answer as they are written."""
+
+    def __init__(self, answering: _Answering) -> None:
+        self._answering = answering
+
+    @property
+    def hits(self) -> tuple[Hit, ...]:
+        """What is being answered from; there before the first piece."""
+        return tuple(self._answering.hits[0])
+
+    @property
+    def answer(self) -> Answer:
+        """The answer as far as it is written."""
+        return self._answering.answers()[0]
+
+    def __iter__(self) -> Iterator[str]:
+        """Pieces of text; joined they are `answer.text` but for spaces at its ends."""
+        shown = ""
+        for _ in self._answering.steps():
+            text = self._answering.text(0)
+            # A token may hold part of a character: wait until it is whole.
+            if not text.endswith("\ufffd") and len(text) > len(shown):
+                yield text[len(shown) :]
+                shown = text
+        if text := self._answering.text(0)[len(shown) :]:
+            yield text
+
+
+@dataclass
+class _Answering:
+    """A batch of answers being written, and what they have cost so far."""
+
+    clara: Clara
+    questions: list[str]
+    hits: list[list[Hit]]
+    prompts: list[Prompt]
+    decoding: Decoding
+    usage: Usage
+    clock: float
+
+    def __post_init__(self) -> None:
+        self.written: list[list[int]] = [[] for _ in self.questions]
+
+    def steps(self) -> Iterator[None]:
+        """Write one token of each answer at a time."""
+        tokenizer = self.clara.tokenizer
+        steps = generate(
+            self.clara.model, self.prompts, decoding=self.decoding, stop_ids=tokenizer.stop_ids
+        )
+        for step in steps:
+            if self.usage.first_token_ms == 0.0:
+                self.usage = replace(self.usage, first_token_ms=_ms_since(self.clock))
+            for ids, token in zip(self.written, step, strict=True):
+                if token is not None:
+                    ids.append(token)
+            yield
+        total = _ms_since(self.clock)
+        first = self.usage.first_token_ms or total
+        self.usage = replace(self.usage, first_token_ms=first, total_ms=total)
+
+    def text(self, row: int) -> str:
+        """What is written of one answer."""
+        return self.clara.tokenizer.decode(self.written[row])
+
+    def answers(self) -> list[Answer]:
+        """The answers with hits and usage."""
+        return [
+            Answer(question, self.text(row).strip(), tuple(self.hits[row]), self._usage(row))
+            for row, question in enumerate(self.questions)
+        ]
+
+    def _usage(self, row: int) -> Usage:
+        hits, prompt = self.hits[row], self.prompts[row]
+        n_memory = next((h.latents.shape[0] for h in hits if h.latents is not None), 0)
+        used = n_memory > 0 and prompt.latents_SD is not None
+        text_ids = self.clara._text_prompt(self.questions[row], hits) if hits else prompt.ids
+        n_read = sum(hit.n_tokens for hit in hits)
+        return replace(
+            self.usage,
+            prompt_tokens=len(prompt.ids),
+            completion_tokens=len(self.written[row]),
+            text_prompt_tokens=len(text_ids),
+            nominal_rate=self.clara.card.doc_max_length / n_memory if used else 0.0,
+            effective_rate=n_read / (n_memory * len(hits)) if used else 0.0,
+        )
+
+
+def _by_length(lengths: Sequence[int], n_memory: int) -> Iterator[list[int]]:
+    """Positions in batches of like length; each batch within `BATCH_POSITIONS` when padded."""
+    batch: list[int] = []
+    for at in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if batch and (lengths[at] + n_memory + 3) * (len(batch) + 1) > BATCH_POSITIONS:
+            yield batch
+            batch = []
+        batch.append(at)
+    if batch:
+        yield batch
+
+
+def _best_cosine(query_MD: Tensor, hits: Sequence[Hit]) -> float:
+    scores = [
+        torch.cosine_similarity(query_MD.flatten().float(), h.latents.flatten().float(), dim=0)
+        for h in hits
+        if h.latents is not None
+    ]
+    return float(max(scores, default=torch.tensor(-1.0)))
+
+
+def _check_pairs(
+    questions: Sequence[str], documents: Sequence[Sequence[str]], *, need_question: bool = True
+) -> None:
+    if len(questions) != len(documents):
+        raise DataError(
+            f"{len(questions)} questions came with {len(documents)} lists of documents; "
+            "give one list for each question"
+        )
+    for at, (question, texts) in enumerate(zip(questions, documents, strict=True)):
+        if need_question and not question.strip():
+            raise DataError(f"question {at} is empty; ask something")
+        if not any(text.strip() for text in texts):
+            raise DataError(f"question {at} has no document with text; give at least one")
+
+
+def _checked_n_memory(asked: int | None, card: Card) -> int:
+    chosen = card.default_n_memory if asked is None else asked
+    if not 1 <= chosen <= card.n_memory:
+        raise ConfigError(
+            f"n_memory is {chosen}, this model was trained with up to {card.n_memory} memory "
+            "tokens; use a number from 1 to that"
+        )
+    return chosen
+
+
+def _ms_since(started: float) -> float:
+    return (time.perf_counter() - started) * 1000.0
