@@ -6,6 +6,7 @@ Legend: Q questions, C chunks, M memory tokens, D width.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -106,13 +107,22 @@ class Clara:
 
     # -- compressing ----------------------------------------------------------------------------
 
-    def compress(self, documents: Iterable[Document]) -> Compressing:
+    def compress(
+        self,
+        documents: Iterable[Document],
+        *,
+        on_progress: Callable[[int, int], None] = lambda n_documents, n_chunks: None,
+    ) -> Compressing:
         """Chunks and latents of documents, made as they are asked for.
 
         Give the result to `LatentIndex.add`, which leaves out unchanged documents before they
         are compressed, or iterate it.
+
+        Args:
+            documents: Read as they are needed.
+            on_progress: Called after each batch with the documents it finished and its chunks.
         """
-        return Compressing(self, documents)
+        return Compressing(self, documents, on_progress)
 
     def chunk(self, document: Document) -> list[Chunk]:
         """Stretches of a document that fit the model together with its title."""
@@ -131,13 +141,21 @@ class Clara:
         return document.title if len(spans) <= most else document.title[: spans[most - 1][1]]
 
     @torch.inference_mode()
-    def latents(self, texts: Sequence[str], *, role: Role, n_memory: int | None = None) -> Tensor:
+    def latents(
+        self,
+        texts: Sequence[str],
+        *,
+        role: Role,
+        n_memory: int | None = None,
+        on_batch: Callable[[Sequence[int]], None] = lambda positions: None,
+    ) -> Tensor:
         """Latents of short texts, batched by length, in the order given.
 
         Args:
             texts: Each at most `doc_max_length` tokens; nothing is cut here.
             role: `compressor` for documents, `reasoner` for questions.
             n_memory: Latents for each text; that of `latent_spec` if None.
+            on_batch: Called with the positions in `texts` that a batch finished.
 
         Returns:
             (len(texts), M, D) bf16 or float32 tensor on the CPU.
@@ -161,6 +179,7 @@ class Clara:
             latents_CMD = self.model.encode(batch.to(device), role).latents_RMD.cpu()
             for at, latents_MD in zip(positions, latents_CMD, strict=True):
                 made[at] = latents_MD
+            on_batch(positions)
         return torch.stack([latents_MD for latents_MD in made if latents_MD is not None])
 
     @property
@@ -502,9 +521,15 @@ class Clara:
 class Compressing:
     """Documents on their way to latents; nothing happens until it is iterated."""
 
-    def __init__(self, clara: Clara, documents: Iterable[Document]) -> None:
+    def __init__(
+        self,
+        clara: Clara,
+        documents: Iterable[Document],
+        on_progress: Callable[[int, int], None],
+    ) -> None:
         self._clara = clara
         self._documents = documents
+        self._on_progress = on_progress
 
     def __iter__(self) -> Iterator[CompressedDocument]:
         """Compress every document."""
@@ -531,11 +556,27 @@ class Compressing:
         clara, spec = self._clara, self._clara.latent_spec
         texts = [text for document, chunks in window for text in clara._framed(document, chunks)]
         none = torch.empty(0, spec.n_memory, spec.width)
-        latents_CMD = clara.latents(texts, role="compressor") if texts else none
+        latents_CMD = none
+        if texts:
+            latents_CMD = clara.latents(texts, role="compressor", on_batch=self._counting(window))
         rows = iter(latents_CMD)
         for document, chunks in window:
             own = list(islice(rows, len(chunks)))
             yield CompressedDocument(document, tuple(chunks), torch.stack(own) if own else none)
+
+    def _counting(
+        self, window: Sequence[tuple[Document, list[Chunk]]]
+    ) -> Callable[[Sequence[int]], None]:
+        """Told which chunks of a window are done, tells how many documents became whole."""
+        owners = [at for at, (_, chunks) in enumerate(window) for _ in chunks]
+        left = Counter(owners)
+
+        def count(positions: Sequence[int]) -> None:
+            left.subtract(owners[position] for position in positions)
+            whole = {owners[position] for position in positions if not left[owners[position]]}
+            self._on_progress(len(whole), len(positions))
+
+        return count
 
 
 class AnswerStream:

@@ -160,7 +160,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.execute("SELECT generation FROM state")
     except sqlite3.OperationalError as error:
         connection.close()
-        # A write-ahead log needs files beside it, which a read-only folder cannot get. Without a log
+        # A write-ahead log needs files beside it, which a read-only folder cannot get. With no log
         # there is no writer either, so the database can be taken as one that does not change.
         code = error.sqlite_errorcode & 0xFF
         refused = code in (

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import torch
 from torch import Tensor, nn
 
+from openclara.model.lowrank import low_rank_linear
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
@@ -55,6 +57,8 @@ class AdapterRoles:
             # Else every input is copied to float32 for the masters' sake; autocast rounds the
             # small masters instead.
             layer.cast_input_dtype_enabled = False
+            if type(layer.get_base_layer()) is nn.Linear and dropout == 0.0:
+                layer.forward = partial(_fused_forward, layer)
         for role in ROLES:
             for parameter in self.named_parameters(role).values():
                 # float32 masters under a bf16 base: small updates must not be rounded away.
@@ -118,6 +122,16 @@ class AdapterRoles:
     def recompute_context(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
         """Contexts for the forward pass and for its recomputation at backward."""
         return nullcontext(), _Late(partial(self.use, self.active))
+
+
+def _fused_forward(layer: Any, x: Tensor) -> Tensor:
+    """What peft's forward computes for at most one active adapter, without its temporaries."""
+    base = layer.get_base_layer()
+    if not layer.active_adapters:
+        return torch.nn.functional.linear(x, base.weight, base.bias)
+    (role,) = layer.active_adapters
+    down, up = layer.lora_A[role].weight, layer.lora_B[role].weight
+    return low_rank_linear(x, base.weight, base.bias, down, up, layer.scaling[role])
 
 
 class _Late:

@@ -2,7 +2,7 @@
 
 torch's fused CPU attention handles bf16 at a fraction of the machine's matrix speed; with chunks
 of a few hundred tokens the score matrix is small, and two batched products are several times
-faster forward and backward (`benchmarks/attention.py` prints the ratio). Query heads of one group
+faster forward and backward (`benchmarks/training.py` prints the ratio). Query heads of one group
 share a product, so keys and values are never repeated.
 
 Legend: B rows, H query heads, G query heads per key head, K key heads, T query positions,
@@ -64,8 +64,8 @@ def grouped_attention(
     scores = torch.bmm(query, key.transpose(1, 2))
     bias = _bias(attention_mask, n_query, n_keys, scores)
     if bias is not None:
-        scores = scores.view(n_rows, n_heads, n_query, n_keys) + bias
-        scores = scores.view(n_rows * n_key_heads, groups * n_query, n_keys)
+        # In place: the product's own value is not needed at backward.
+        scores.view(n_rows, n_heads, n_query, n_keys).add_(bias)
     attended = torch.bmm(torch.softmax(scores, dim=-1), value)
     return attended.view(n_rows, n_heads, n_query, width).transpose(1, 2), None
 

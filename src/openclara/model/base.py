@@ -60,6 +60,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "openclara"
 
 
+def converted_folder() -> Path:
+    """Where the default base lies once it is converted; it is whole if `MARKER` is in it."""
+    return cache_folder() / "base" / f"{DEFAULT_BASE}-{GGUF_SHA256[:12]}"
+
+
 def file_sha256(path: Path) -> str:
     """Checksum of a file, as hex."""
     with path.open("rb") as file:
@@ -76,7 +81,7 @@ def find_base(name: str) -> BaseSource:
         ModelError: It cannot be found, fetched or converted, or is damaged.
     """
     if name == DEFAULT_BASE:
-        folder = cache_folder() / "base" / f"{DEFAULT_BASE}-{GGUF_SHA256[:12]}"
+        folder = converted_folder()
         _ensure_converted(folder)
         return BaseSource(name, folder, GGUF_SHA256)
     local = Path(name).expanduser()

@@ -1,0 +1,44 @@
+# Two commands do everything on a machine with Python 3.11 or newer, make and a package registry:
+#   make demo    the whole main job with the default model
+#   make test    every check
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: demo test check tests base bench format clean
+
+demo: base
+	$(BIN)/openclara demo
+
+test: check tests
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+tests: base
+	$(BIN)/pytest -n 2 --dist loadgroup
+
+# The default base model: found, or fetched, checked and converted once into the user's cache.
+base: $(READY)
+	$(BIN)/python -c "from openclara.model.base import DEFAULT_BASE, find_base; find_base(DEFAULT_BASE)"
+
+# constraints/tested.txt pins the tested set; for torch it also keeps CPU machines off CUDA builds.
+$(READY): pyproject.toml constraints/tested.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints/tested.txt -e '.[dev]'
+	touch $@
+
+bench: base
+	for name in compress first_token search training; do \
+	  $(BIN)/python benchmarks/$$name.py > benchmarks/$$name.json || exit 1; done
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,149 @@
+"""The verbs, and how their errors become sentences and exit codes."""
+
+# Without `from __future__ import annotations`: cyclopts reads annotations when a command is called.
+
+import errno
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Annotated
+
+from cyclopts import App, CycloptsError, Parameter
+
+from openclara.cli.options import Flag
+from openclara.errors import OpenClaraError
+
+OK, USERS_ERROR, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+def _version() -> str:
+    from openclara import __version__
+
+    return __version__
+
+
+# Commands are named, not imported: `--help` must not wait for what only one of them needs.
+app = App(
+    name="openclara",
+    help="Answers from documents that were compressed once into a few vectors each.",
+    version=_version,
+    result_action="return_value",
+)
+app.command(
+    "openclara.cli.demo:demo",
+    help="Index the bundled passages, ask a dozen questions, show what it cost.",
+    sort_key=0,
+)
+index = App(name="index", help="Make, fill and look after an index.", sort_key=1)
+app.command(index)
+index.command("openclara.cli.indexing:add", help="Compress documents into an index.", sort_key=0)
+index.command("openclara.cli.indexing:info", help="Show an index in numbers.", sort_key=1)
+index.command("openclara.cli.indexing:delete", help="Remove documents.", sort_key=2)
+index.command("openclara.cli.indexing:compact", help="Win back space.", sort_key=3)
+index.command("openclara.cli.indexing:verify", help="Look for damage, and repair it.", sort_key=4)
+app.command("openclara.cli.asking:search", help="Find passages for a question.", sort_key=2)
+app.command("openclara.cli.asking:ask", help="Answer a question, citing passages.", sort_key=3)
+app.command(
+    "openclara.cli.training:train", help="Carry out a training recipe, or go on.", sort_key=4
+)
+app.command(
+    "openclara.cli.about:info", help="Show versions, device, models and folders.", sort_key=5
+)
+
+
+@app.meta.default
+def _launch(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    debug: Flag = False,
+) -> int | None:
+    """Run one command.
+
+    Args:
+        tokens: The command and its arguments.
+        debug: Show the traceback of an error.
+    """
+    try:
+        result: int | None = app(
+            tokens, exit_on_error=False, print_error=False, result_action="return_value"
+        )
+    except (OpenClaraError, OSError, KeyboardInterrupt) as error:
+        if debug:
+            from openclara.cli import render
+
+            render.traceback()
+        return _explain(error)
+    return result
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line.
+
+    Returns:
+        0 fine, 1 the user's error, 2 wrong usage, 130 interrupted.
+    """
+    try:
+        result: int | None = app.meta(
+            list(arguments),
+            exit_on_error=False,
+            print_error=False,
+            result_action="return_value",
+        )
+    except CycloptsError as error:
+        from openclara.cli import render
+
+        render.error(f"{str(error).rstrip('. ')}; see `openclara {_command(arguments)}--help`")
+        return WRONG_USAGE
+    return OK if result is None else result
+
+
+def main() -> None:
+    """The entry point of the `openclara` program."""
+    # The libraries below write their own notes and progress bars; ours say what matters.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if "--debug" not in sys.argv and not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    sys.exit(run(sys.argv[1:]))
+
+
+def _explain(error: OpenClaraError | OSError | KeyboardInterrupt) -> int:
+    """Say in one sentence what happened; the exit code."""
+    from openclara.cli import render
+
+    match error:
+        case KeyboardInterrupt():
+            render.error("interrupted; what was finished is kept, run the same command to go on")
+            return INTERRUPTED
+        case BrokenPipeError():
+            # The reader, such as `head`, has what it wanted; Python would complain at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+            where = f" at {error.filename}" if error.filename else ""
+            render.error(f"the disk is full{where}; free space and run the command again")
+        case PermissionError():
+            render.error(
+                f"{error.filename or 'a file'} may not be read or written; change its permissions, "
+                "or use another folder"
+            )
+        case OSError():
+            place = f"{error.filename}: " if error.filename else ""
+            reason = (error.strerror or str(error)).lower()
+            render.error(f"{place}{reason}; check the path and run the command again")
+        case _:
+            render.error(str(error))
+    return USERS_ERROR
+
+
+def _command(arguments: Sequence[str]) -> str:
+    """The words of a command line that name the command, each followed by a space."""
+    words = []
+    level = app
+    for word in arguments:
+        if word not in level or word.startswith("-"):
+            break
+        words.append(word)
+        if word != "index":
+            break
+        level = level[word]
+    return "".join(f"{word} " for word in words)

@@ -1,0 +1,71 @@
+"""Options that several verbs share, checked before anything is loaded."""
+
+# Without `from __future__ import annotations`: cyclopts reads annotations when a command is called.
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter, validators
+
+Mode = Literal["hybrid", "latent", "lexical"]
+Context = Literal["latents", "text", "none"]
+Quantization = Literal["bf16", "int8", "int4"]
+
+AtLeastOne = Annotated[int, Parameter(validator=validators.Number(gte=1))]
+Flag = Annotated[bool, Parameter(negative="", show_default=False)]
+Json = Annotated[
+    bool, Parameter(name="--json", negative="", show_default=False, help="Print JSON instead.")
+]
+
+
+def _no_option(type_: type, value: Any) -> None:
+    """Refuse a misspelt option that would else be taken for a name.
+
+    Raises:
+        ValueError: It looks like an option.
+    """
+    for text in value if isinstance(value, tuple) else (value,):
+        if re.fullmatch(r"--?[A-Za-z][\w.=-]*", str(text)):
+            raise ValueError(f"there is no option {text}")
+
+
+Word = Annotated[str, Parameter(allow_leading_hyphen=True, validator=_no_option)]
+"""An argument that may be `-`, standard input."""
+
+Words = Annotated[str, Parameter(allow_leading_hyphen=True, validator=_no_option)]
+"""As `Word`, for `*arguments`."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model, and where it runs.
+
+    Attributes:
+        model: Zoo name, run folder or hub id; the index's own if it has one, else smollm2-135m.
+        base: Folder or hub id of the base model, instead of the one the model names.
+        device: auto, cpu, cuda, cuda:1 or mps.
+    """
+
+    model: str | None = None
+    base: str | None = None
+    device: str = "auto"
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class SearchOptions:
+    """What is looked for.
+
+    Attributes:
+        k: Passages wanted.
+        mode: By latents, by words, or by both.
+        where: Filter such as year>=2020; give it several times to ask for all of them.
+        n_memory: Use only this many of the latents of each passage.
+    """
+
+    k: Annotated[AtLeastOne, Parameter(name=["-k", "--k"])] = 5
+    mode: Mode = "hybrid"
+    where: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = ()
+    n_memory: AtLeastOne | None = None
