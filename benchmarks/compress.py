@@ -21,8 +21,7 @@ from texts import passages_of
 from openclara import Clara, Document
 from openclara.data.batches import text_batch
 from openclara.model.base import choose_device, find_base, load_lm
-from openclara.model.checkpoint import load_checkpoint
-from openclara.model.memory import MemoryTable
+from openclara.model.checkpoint import load_checkpoint, memory_table
 from openclara.model.zoo import find_checkpoint
 
 if TYPE_CHECKING:
@@ -48,8 +47,7 @@ class PlainLoop:
         state = {f"{n}": t.to(torch.bfloat16) for n, t in checkpoint.roles["compressor"].items()}
         peft.set_peft_model_state_dict(self.lm, state, adapter_name="compressor")
         self.lm.eval()
-        self.memory = MemoryTable(card.n_memory, self.lm.config.hidden_size)
-        self.memory.load_state_dict({"weight": checkpoint.memory.float()})
+        self.memory = memory_table(checkpoint, self.lm.get_input_embeddings().weight)
         self.n_memory, self.length, self.device = n_memory, card.doc_max_length, device
 
     @torch.inference_mode()

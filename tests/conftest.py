@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 # Read when torch, tokenizers and the hub client are first imported, so set before any of them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# A loaded machine must not fail a test.
+settings.register_profile("openclara", deadline=None)
+settings.load_profile("openclara")
 
 USERS_CACHE = os.environ.get("OPENCLARA_CACHE")
 
@@ -33,10 +41,9 @@ def _users_cache_for_default_model(
         monkeypatch.delenv("OPENCLARA_CACHE")
     else:
         monkeypatch.setenv("OPENCLARA_CACHE", USERS_CACHE)
-    from openclara.model.base import DEFAULT_BASE, GGUF_SHA256, MARKER, cache_folder
+    from openclara.model.base import MARKER, converted_folder
 
-    folder = cache_folder() / "base" / f"{DEFAULT_BASE}-{GGUF_SHA256[:12]}"
-    if not (folder / MARKER).is_file():
+    if not (converted_folder() / MARKER).is_file():
         pytest.skip("the default base model is not here; `make base` fetches it")
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from openclara.model.adapters import ROLES
-from openclara.model.base import find_base
+from openclara.model.adapters import ROLES, AdapterRoles
+from openclara.model.base import find_base, load_lm
 from openclara.model.checkpoint import Card, Checkpoint, save_checkpoint
+from openclara.model.clara import ClaraModel
 from openclara.model.memory import MemoryTable
+from openclara.model.merged import MergedRoles
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 WIDTH, N_MEMORY, DOC_MAX_LENGTH, RANK, ALPHA = 32, 8, 32, 4, 8.0
@@ -123,3 +128,35 @@ def make_checkpoint(folder: Path, base: Path, *, with_reasoner: bool = True) -> 
     )
     save_checkpoint(folder, Checkpoint(card, random_roles(lm, roles), memory.weight.detach()))
     return folder
+
+
+def plain_lm(base: Path, state: dict | None = None, *, dtype=torch.float32) -> LlamaForCausalLM:
+    """The base as transformers alone loads it, with LoRA tensors added to its weights by hand."""
+    lm = LlamaForCausalLM.from_pretrained(base, dtype=dtype, attn_implementation="eager").eval()
+    for name, down in (state or {}).items():
+        if name.endswith(".lora_A.weight"):
+            up = state[name.replace("lora_A", "lora_B")]
+            weight = lm.get_submodule(name.removesuffix(".lora_A.weight")).weight
+            weight.data += ALPHA / RANK * (up.to(dtype) @ down.to(dtype))
+    return lm.requires_grad_(False)
+
+
+def tiny_memory(base: Path) -> MemoryTable:
+    """A memory table on the base, as a new training run starts with."""
+    memory = MemoryTable(N_MEMORY, WIDTH)
+    memory.initialise(plain_lm(base).get_input_embeddings().weight, seed=2)
+    return memory
+
+
+def tiny_clara_model(base: Path, *, merged: bool = True, dropout: float = 0.0) -> ClaraModel:
+    """Base, random roles and memory table as the project composes them."""
+    lm = load_lm(find_base(str(base)), device=torch.device("cpu"), dtype=torch.float32)
+    states = random_roles(lm)
+    roles: MergedRoles | AdapterRoles
+    if merged:
+        roles = MergedRoles(lm, states=states, scale=ALPHA / RANK)
+    else:
+        roles = AdapterRoles(lm, rank=RANK, alpha=ALPHA, dropout=dropout)
+        for role, state in states.items():
+            roles.load(role, state)
+    return ClaraModel(roles, tiny_memory(base)).eval()

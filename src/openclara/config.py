@@ -24,7 +24,7 @@ class Strict(BaseModel):
 
 
 class ModelConfig(Strict):
-    """What is fixed for the life of a model; later stages inherit it from the run they start from."""
+    """What is fixed for the life of a model; later stages inherit it from their parent run."""
 
     base: str = "smollm2-135m"
     """Base model: `smollm2-135m`, a folder, or a hub id."""
@@ -40,6 +40,8 @@ class ModelConfig(Strict):
     """LoRA alpha (paper: twice the rank)."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """LoRA dropout in training (paper: 0.1)."""
+    memory: Literal["learned", "anchored"] = "learned"
+    """Memory tokens as learned rows alone (published), or each anchored at a token of the text."""
     latent_gain: float = Field(1.0, gt=0)
     """Factor on latents as they are spliced into a prompt (published code: 1)."""
 
@@ -149,7 +151,7 @@ class RunConfig(Strict):
     """Run folder: resolved recipe, metrics, resumable state, checkpoint."""
     init_from: str | None = None
     """Run folder or zoo name to start from; its [model] part is inherited."""
-    n_memory: tuple[int, ...] = (4, 8, 16, 32, 64)
+    n_memory: tuple[int, ...] = Field((4, 8, 16, 32, 64), min_length=1)
     """Prefix lengths of the memory tokens, one drawn for each batch."""
     model: ModelConfig = ModelConfig()
     """Base, roles and memory tokens."""
@@ -174,7 +176,7 @@ def load_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> RunCo
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"there is no recipe at {path}; the shipped ones are in recipes/") from None
+        raise ConfigError(f"there is no recipe {path}; the shipped ones are in recipes/") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
     for key, value in (overrides or {}).items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class OpenClaraError(Exception):
-    """Any failure the user can mend; the command line prints it without a traceback, exit code 1."""
+    """Any failure the user can mend; the command line prints the sentence alone, exit code 1."""
 
 
 class ConfigError(OpenClaraError):

@@ -8,8 +8,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
-from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 import torch
 from torch import Tensor
@@ -21,10 +20,9 @@ from openclara.data.records import framed
 from openclara.data.tokenizer import TextTokenizer
 from openclara.errors import ConfigError, DataError, IndexMismatch, ModelError
 from openclara.model.base import choose_device, choose_dtype, find_base, load_lm, load_tokenizer
-from openclara.model.checkpoint import Card, load_checkpoint
+from openclara.model.checkpoint import Card, load_checkpoint, memory_table
 from openclara.model.clara import ClaraModel
 from openclara.model.generator import Decoding, Prompt, generate
-from openclara.model.memory import MemoryTable
 from openclara.model.merged import MergedRoles
 from openclara.model.zoo import DEFAULT_MODEL, find_checkpoint
 from openclara.types import Answer, Chunk, CompressedDocument, Document, Hit, LatentSpec, Usage
@@ -92,8 +90,7 @@ class Clara:
         chosen = _checked_n_memory(n_memory, card)
         where = choose_device(device)
         lm = load_lm(source, device=where, dtype=choose_dtype(where, precision))
-        memory = MemoryTable(card.n_memory, lm.config.hidden_size)
-        memory.load_state_dict({"weight": checkpoint.memory.float()})
+        memory = memory_table(checkpoint, lm.get_input_embeddings().weight)
         roles = MergedRoles(lm, states=checkpoint.roles, scale=card.alpha / card.rank)
         model = ClaraModel(roles, memory.to(where), latent_gain=card.latent_gain)
         spec = LatentSpec(
@@ -161,13 +158,15 @@ class Clara:
             (len(texts), M, D) bf16 or float32 tensor on the CPU.
 
         Raises:
-            ModelError: The model was not trained in that role.
+            ConfigError: `n_memory` is out of range.
         """
         if role == "reasoner" and "reasoner" not in self.roles:
             role = "compressor"  # before the joint stage the reasoner is the compressor
-        n_memory = n_memory or self.latent_spec.n_memory
+        n_memory = _checked_n_memory(n_memory or self.latent_spec.n_memory, self.card)
         ids = self.tokenizer.encode(texts)
-        made: list[Tensor | None] = [None] * len(ids)
+        if not ids:
+            return torch.empty(0, n_memory, self.latent_spec.width)
+        made: dict[int, Tensor] = {}
         device = self.model.memory.weight.device
         for positions in _by_length([len(text) for text in ids], n_memory):
             batch = text_batch(
@@ -177,10 +176,9 @@ class Clara:
                 eos=self.tokenizer.eos,
             )
             latents_CMD = self.model.encode(batch.to(device), role).latents_RMD.cpu()
-            for at, latents_MD in zip(positions, latents_CMD, strict=True):
-                made[at] = latents_MD
+            made |= zip(positions, latents_CMD, strict=True)
             on_batch(positions)
-        return torch.stack([latents_MD for latents_MD in made if latents_MD is not None])
+        return torch.stack([made[at] for at in range(len(ids))])
 
     @property
     def roles(self) -> frozenset[str]:
@@ -191,7 +189,7 @@ class Clara:
     # -- searching ------------------------------------------------------------------------------
 
     @overload
-    def search(
+    def search(  # type: ignore[overload-overlap]  # a text is a sequence of texts as well
         self, question: str, index: LatentIndex, *, k: int = ..., mode: Mode = ...,
         where: Sequence[str] = ..., n_memory: int | None = ...,
     ) -> list[Hit]: ...  # fmt: skip
@@ -249,10 +247,12 @@ class Clara:
                 f"n_memory is {n_memory}, this index keeps {index.spec.n_memory} latents a chunk; "
                 "use a number from 1 to that"
             )
+        if not questions:
+            return [], 0.0
         started = time.perf_counter()
         latents_QMD = None
         used = n_memory or index.spec.n_memory
-        if questions and (mode != "lexical" or with_latents):
+        if mode != "lexical" or with_latents:
             latents_QMD = self.reason(questions, n_memory=used)
         embed_ms = _ms_since(started)
         hits = index.search(
@@ -290,8 +290,9 @@ class Clara:
     # -- answering ------------------------------------------------------------------------------
 
     @overload
-    def ask(
-        self, question: str, index: LatentIndex | None = ..., *, documents: Sequence[Document] | None = ...,
+    def ask(  # type: ignore[overload-overlap]  # a text is a sequence of texts as well
+        self, question: str, index: LatentIndex | None = ..., *,
+        documents: Sequence[Document] | None = ...,
         k: int = ..., context: Context = ..., mode: Mode = ..., where: Sequence[str] = ...,
         n_memory: int | None = ..., decoding: Decoding = ...,
     ) -> Answer: ...  # fmt: skip
@@ -381,6 +382,8 @@ class Clara:
         decoding: Decoding,
     ) -> _Answering:
         clock = time.perf_counter()
+        if context not in get_args(Context):
+            raise ConfigError(f"context is {context!r}; use one of {', '.join(get_args(Context))}")
         self._check(questions, index)
         embed_ms = search_ms = 0.0
         hits: list[list[Hit]] = [[] for _ in questions]
@@ -405,19 +408,17 @@ class Clara:
     def _hits_of(
         self, documents: Sequence[Document], n_memory: int | None, context: Context
     ) -> list[Hit]:
+        """Every stretch of the documents, in order."""
         hits: list[Hit] = []
+        texts: list[str] = []
         for document in documents:
             chunks = self.chunk(document)
-            latents: Sequence[Tensor | None] = [None] * len(chunks)
-            if context == "latents" and chunks:
-                latents = list(
-                    self.latents(self._framed(document, chunks), role="compressor", n_memory=n_memory)
-                )
-            hits += [
-                Hit(document, c.start, c.end, 0.0, n_tokens=c.n_tokens, latents=latents_MD)
-                for c, latents_MD in zip(chunks, latents, strict=True)
-            ]
-        return hits
+            hits += [Hit(document, c.start, c.end, 0.0, n_tokens=c.n_tokens) for c in chunks]
+            texts += self._framed(document, chunks)
+        if context != "latents":
+            return hits
+        latents_CMD = self.latents(texts, role="compressor", n_memory=n_memory)
+        return [replace(hit, latents=own) for hit, own in zip(hits, latents_CMD, strict=True)]
 
     def _framed(self, document: Document, chunks: Sequence[Chunk]) -> list[str]:
         title = self._title(document)
@@ -434,7 +435,7 @@ class Clara:
         latents = [hit.latents for hit in hits if hit.latents is not None]
         background = chat.background(len(latents), latents[0].shape[0])
         ids = (*chat.before_background, *background, *chat.question(asked))
-        return Prompt(ids, torch.cat(latents))
+        return Prompt(ids, self.model.in_reading_order(torch.stack(latents)))
 
     def _text_prompt(self, question: str, hits: Sequence[Hit]) -> tuple[int, ...]:
         chat = self.tokenizer.chat
@@ -445,7 +446,10 @@ class Clara:
     # -- the published calls ----------------------------------------------------------------------
 
     def generate_from_questions(
-        self, questions: Sequence[str], documents: Sequence[Sequence[str]], max_new_tokens: int = 128
+        self,
+        questions: Sequence[str],
+        documents: Sequence[Sequence[str]],
+        max_new_tokens: int = 128,
     ) -> tuple[list[str], Tensor]:
         """Choose the best documents of each question's own list and answer from their latents.
 
@@ -476,7 +480,10 @@ class Clara:
         return self._texts(prompts, max_new_tokens), chosen
 
     def generate_from_text(
-        self, questions: Sequence[str], documents: Sequence[Sequence[str]], max_new_tokens: int = 128
+        self,
+        questions: Sequence[str],
+        documents: Sequence[Sequence[str]],
+        max_new_tokens: int = 128,
     ) -> list[str]:
         """Answer each question from the latents of all its documents, in order.
 
@@ -491,7 +498,10 @@ class Clara:
         return self._texts(prompts, max_new_tokens)
 
     def generate_from_paraphrase(
-        self, questions: Sequence[str], documents: Sequence[Sequence[str]], max_new_tokens: int = 128
+        self,
+        questions: Sequence[str],
+        documents: Sequence[Sequence[str]],
+        max_new_tokens: int = 128,
     ) -> list[str]:
         """Put documents into other words from their latents; `questions` only sets the number.
 
@@ -499,12 +509,14 @@ class Clara:
             DataError: Counts differ, or a list of documents is empty.
         """
         _check_pairs(questions, documents, need_question=False)
-        return self.generate_from_text([PARAPHRASE_REQUEST] * len(questions), documents, max_new_tokens)
+        requests = [PARAPHRASE_REQUEST] * len(questions)
+        return self.generate_from_text(requests, documents, max_new_tokens)
 
     def _candidates(self, texts: Sequence[str]) -> list[list[Hit]]:
         """Stretches of each text; one longer than the model's length has several."""
         documents = [Document(id=str(i), text=text) for i, text in enumerate(texts)]
-        return [self._hits_of([document], None, "latents") for document in documents]
+        hits = self._hits_of(documents, None, "latents")
+        return [[hit for hit in hits if hit.document is document] for document in documents]
 
     def _texts(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
         written: list[list[int]] = [[] for _ in prompts]
@@ -553,16 +565,13 @@ class Compressing:
     def _compress(
         self, window: Sequence[tuple[Document, list[Chunk]]]
     ) -> Iterator[CompressedDocument]:
-        clara, spec = self._clara, self._clara.latent_spec
+        clara = self._clara
         texts = [text for document, chunks in window for text in clara._framed(document, chunks)]
-        none = torch.empty(0, spec.n_memory, spec.width)
-        latents_CMD = none
-        if texts:
-            latents_CMD = clara.latents(texts, role="compressor", on_batch=self._counting(window))
-        rows = iter(latents_CMD)
-        for document, chunks in window:
-            own = list(islice(rows, len(chunks)))
-            yield CompressedDocument(document, tuple(chunks), torch.stack(own) if own else none)
+        latents_CMD = clara.latents(texts, role="compressor", on_batch=self._counting(window))
+        sizes = [len(chunks) for _, chunks in window]
+        split = torch.split(latents_CMD, sizes)
+        for (document, chunks), own_CMD in zip(window, split, strict=True):
+            yield CompressedDocument(document, tuple(chunks), own_CMD.clone())
 
     def _counting(
         self, window: Sequence[tuple[Document, list[Chunk]]]
@@ -697,6 +706,8 @@ def _check_pairs(
             "give one list for each question"
         )
     for at, (question, texts) in enumerate(zip(questions, documents, strict=True)):
+        if isinstance(texts, str):
+            raise DataError(f"the documents of question {at} are one text; give a list of texts")
         if need_question and not question.strip():
             raise DataError(f"question {at} is empty; ask something")
         if not any(text.strip() for text in texts):

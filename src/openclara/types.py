@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
     from torch import Tensor
 
 MetadataValue = str | int | float | bool | None
@@ -99,8 +100,9 @@ class Hit:
         document: The document, whole.
         start: First character of the stretch in `document.text`.
         end: One past its last character.
-        score: What the hits are ordered by, larger is better: the cosine of the latents in a latent
-            search, BM25 in a lexical one, the fusion of both ranks in a hybrid one (1.0 leads both).
+        score: What the hits are ordered by, larger is better: the cosine of the latents in a
+            latent search, BM25 in a lexical one, the fusion of both ranks in a hybrid one (1.0
+            leads both).
         n_tokens: Tokens of the stretch.
         latents: (M, D) tensor, or None where the search did not read any.
         cosine: Cosine of the latents with the question's, or None where these were not given.

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from index_cases import SPEC, Stream, compress, latents_of
+from index_cases import SPEC, LookingAhead, Stream, compress, latents_of
 
 from openclara.errors import DataError
 from openclara.index import AddReport, LatentIndex, adding
@@ -110,8 +110,8 @@ def test_holds_is_about_the_text(index):
 
 
 @pytest.mark.parametrize("group", [1, 2, 64])
-@pytest.mark.parametrize("lazy", [True, False])
-def test_of_one_id_the_last_counts(index, monkeypatch, group, lazy):
+@pytest.mark.parametrize("kind", [list, Stream, LookingAhead])
+def test_of_one_id_the_last_counts(index, monkeypatch, group, kind):
     monkeypatch.setattr(adding, "GROUP_DOCUMENTS", group)
     one, two = Document("a", "one"), Document("a", "two")
     stored = replace(one, title="stored")
@@ -122,8 +122,7 @@ def test_of_one_id_the_last_counts(index, monkeypatch, group, lazy):
         [two, one, two, stored],
         [stored, replace(one, title="x")],
     ):
-        stream = Stream(last)
-        index.add(stream if lazy else list(stream))
+        index.add(list(Stream(last)) if kind is list else kind(last))
         assert index.get("a") == last[-1]
         assert latent_ids(index, last[-1].text) == ["a"]
         assert len(index) == index.n_chunks == 1

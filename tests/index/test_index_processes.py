@@ -44,10 +44,20 @@ def add_and_change_for_ever(path, pipe, first, seed):
                 index.compact()
 
 
+def sent_before_the_kill(pipe):
+    messages = []
+    with pipe:
+        while True:
+            try:
+                messages.append(pipe.recv())
+            except (EOFError, OSError):
+                return messages
+
+
 def test_a_kill_loses_nothing_that_was_reported(tmp_path, processes):
     path, choose = tmp_path / "i", random.Random(7)
     LatentIndex.open(path, SPEC).close()
-    reached, deleted, kills_under_way = 0, set(), 0
+    reached, deleted = 0, set()
     for attempt in range(12):
         ours, theirs = processes.Pipe()
         child = processes.Process(
@@ -56,20 +66,17 @@ def test_a_kill_loses_nothing_that_was_reported(tmp_path, processes):
         child.start()
         theirs.close()
         assert ours.recv() == ("ready", 0)
-        time.sleep(choose.uniform(0.0, 0.25))
+        messages = [ours.recv() for _ in range(choose.randint(1, 8))]
+        time.sleep(choose.uniform(0.0, 0.02))
         os.kill(child.pid, signal.SIGKILL)
         child.join()
         assert child.exitcode == -signal.SIGKILL
-        while ours.poll():
-            try:
-                kind, number = ours.recv()
-            except (EOFError, OSError):
-                break
+        messages += sent_before_the_kill(ours)
+        for kind, number in messages:
             if kind == "added":
                 reached = number
             else:
                 deleted.add(number)
-        ours.close()
         recorded = reached
         with LatentIndex.open(path) as index:
             held = {int(d.id[1:]) for d in index.documents()}
@@ -84,13 +91,12 @@ def test_a_kill_loses_nothing_that_was_reported(tmp_path, processes):
             surplus = sorted(number for number in held if number >= recorded)
             assert surplus in ([], list(range(recorded, recorded + 3)))
             reached += len(surplus)
-            kills_under_way += bool(list(path.glob("*.tmp")) or surplus)
             for number in sorted(held)[:: max(1, len(held) // 10)]:
                 assert index.get(f"d{number}") == document(number)
                 tail = document(number).text[12:]
                 [[hit]] = index.search(["q"], latents_of(tail)[None], k=1, mode="latent")
                 assert (hit.document.id, hit.text) == (f"d{number}", tail)
-    assert reached > 50
+    assert reached >= 12 * 3
     with LatentIndex.open(path) as index:
         stream = Stream(map(document, sorted(held)))
         assert index.add(stream).unchanged == len(held)
@@ -167,8 +173,7 @@ def test_readers_find_the_same_during_compactions(tmp_path, processes):
         assert ours.recv() == "ready"
         query = latents_of("number 7")[None]
         generations = set()
-        end = time.monotonic() + 2
-        while time.monotonic() < end:
+        while len(generations) < 12:
             [hits] = index.search(["number 7"], query, k=1)
             assert (hits[0].document.id, hits[0].text) == ("d7", "number 7")
             with LatentIndex.open(path) as fresh:
@@ -178,7 +183,6 @@ def test_readers_find_the_same_during_compactions(tmp_path, processes):
         ours.send("stop")
         assert ours.recv() > 106
         child.join()
-        assert len(generations) > 3
         assert len(index) == 20
 
 

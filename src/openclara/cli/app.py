@@ -11,6 +11,7 @@ from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 
+from openclara.cli import about, asking, demo, indexing, render, training
 from openclara.cli.options import Flag
 from openclara.errors import OpenClaraError
 
@@ -23,33 +24,26 @@ def _version() -> str:
     return __version__
 
 
-# Commands are named, not imported: `--help` must not wait for what only one of them needs.
 app = App(
     name="openclara",
     help="Answers from documents that were compressed once into a few vectors each.",
     version=_version,
     result_action="return_value",
+    suppress_keyboard_interrupt=False,
 )
-app.command(
-    "openclara.cli.demo:demo",
-    help="Index the bundled passages, ask a dozen questions, show what it cost.",
-    sort_key=0,
-)
+# In the order of a first acquaintance. None of these modules imports torch before it is called.
+app.command(demo.demo, sort_key=0)
 index = App(name="index", help="Make, fill and look after an index.", sort_key=1)
 app.command(index)
-index.command("openclara.cli.indexing:add", help="Compress documents into an index.", sort_key=0)
-index.command("openclara.cli.indexing:info", help="Show an index in numbers.", sort_key=1)
-index.command("openclara.cli.indexing:delete", help="Remove documents.", sort_key=2)
-index.command("openclara.cli.indexing:compact", help="Win back space.", sort_key=3)
-index.command("openclara.cli.indexing:verify", help="Look for damage, and repair it.", sort_key=4)
-app.command("openclara.cli.asking:search", help="Find passages for a question.", sort_key=2)
-app.command("openclara.cli.asking:ask", help="Answer a question, citing passages.", sort_key=3)
-app.command(
-    "openclara.cli.training:train", help="Carry out a training recipe, or go on.", sort_key=4
-)
-app.command(
-    "openclara.cli.about:info", help="Show versions, device, models and folders.", sort_key=5
-)
+index.command(indexing.add, sort_key=0)
+index.command(indexing.info, sort_key=1)
+index.command(indexing.delete, sort_key=2)
+index.command(indexing.compact, sort_key=3)
+index.command(indexing.verify, sort_key=4)
+app.command(asking.search, sort_key=2)
+app.command(asking.ask, sort_key=3)
+app.command(training.train, sort_key=4)
+app.command(about.info, sort_key=5)
 
 
 @app.meta.default
@@ -69,8 +63,6 @@ def _launch(
         )
     except (OpenClaraError, OSError, KeyboardInterrupt) as error:
         if debug:
-            from openclara.cli import render
-
             render.traceback()
         return _explain(error)
     return result
@@ -90,8 +82,6 @@ def run(arguments: Sequence[str]) -> int:
             result_action="return_value",
         )
     except CycloptsError as error:
-        from openclara.cli import render
-
         render.error(f"{str(error).rstrip('. ')}; see `openclara {_command(arguments)}--help`")
         return WRONG_USAGE
     return OK if result is None else result
@@ -109,8 +99,6 @@ def main() -> None:
 
 def _explain(error: OpenClaraError | OSError | KeyboardInterrupt) -> int:
     """Say in one sentence what happened; the exit code."""
-    from openclara.cli import render
-
     match error:
         case KeyboardInterrupt():
             render.error("interrupted; what was finished is kept, run the same command to go on")

@@ -22,7 +22,7 @@ def open_index(path: Path) -> LatentIndex:
 
 def load_model(name: str, options: ModelOptions, *, n_memory: int | None = None) -> Clara:
     """Load a model, telling the user that it takes a moment."""
-    with render.waiting(f"loading {name} (the first time, its base is fetched and converted)"):
+    with render.waiting(f"loading {name}; the first time, its base is fetched and converted"):
         from openclara.pipeline import Clara
 
         return Clara.load(

@@ -119,12 +119,9 @@ def _pieces(text: str, max_tokens: int, tokenize: Tokenize) -> Iterator[_Piece]:
                 yield piece
                 continue
             start, tokens = again[piece]
-            if len(tokens) <= max_tokens:
-                yield piece._replace(n_lead=piece.n_tokens - len(tokens))
-            else:
-                starts = [start + first for first, _ in tokens]
-                whole = piece._replace(start=start)
-                yield from _fragments(text, whole, Boundary.LINE, starts, max_tokens)
+            starts = [start + first for first, _ in tokens]
+            body = _piece(text, start, piece.end, piece.boundary, starts)
+            yield from _fragments(text, body, Boundary.LINE, starts, max_tokens)
 
 
 def _bounded_sentences(text: str, longest: int) -> Iterator[tuple[int, int, Boundary]]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from openclara.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ def open_text(path: Path) -> TextIO:
     """A text file, unpacked if its name ends in .gz.
 
     Raises:
-        DataError: It is not there.
+        DataError: It is not there, or may not be read.
     """
     try:
         if path.suffix == ".gz":
@@ -72,6 +73,23 @@ def open_text(path: Path) -> TextIO:
         return path.open(encoding="utf-8")
     except FileNotFoundError:
         raise DataError(f"there is no file {path}; check the path in the recipe") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be opened ({error.strerror}); give a file") from None
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines that are not blank."""
+    number = 0
+    with open_text(path) as lines:
+        try:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield number, line
+        except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+            raise DataError(
+                f"{path}, after line {number}: cannot be read on ({error}); "
+                "fetch the file again or save it as UTF-8"
+            ) from None
 
 
 def read_records(path: Path) -> Iterator[Record]:
@@ -85,18 +103,15 @@ def read_records(path: Path) -> Iterator[Record]:
     Raises:
         DataError: Names file, line and field of the first record that fits none.
     """
-    with open_text(path) as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            where = f"{path}, line {number}"
-            try:
-                raw = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{where}: not valid JSON ({error.msg}); fix or remove it") from None
-            if not isinstance(raw, dict):
-                raise DataError(f"{where}: expected an object, found {type(raw).__name__}")
-            yield _parse(raw, where, fallback_id=f"{path.name}:{number}")
+    for number, line in _lines(path):
+        where = f"{path}, line {number}"
+        try:
+            raw = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{where}: not valid JSON ({error.msg}); mend or remove it") from None
+        if not isinstance(raw, dict):
+            raise DataError(f"{where}: expected an object, found {type(raw).__name__}")
+        yield _parse(raw, where, fallback_id=f"{path.name}:{number}")
 
 
 def _parse(raw: dict[str, Any], where: str, fallback_id: str) -> Record:
@@ -120,13 +135,13 @@ def _passages(raw: dict[str, Any], where: str) -> tuple[Passage, ...]:
             if not isinstance(passage, dict):
                 raise DataError(f"{where}: field `documents` must hold objects with a `text`")
         return tuple(
-            Passage(_string(p, "text", where), str(p.get("title") or ""), bool(p.get("gold", False)))
+            Passage(_string(p, "text", where), str(p.get("title") or ""), bool(p.get("gold")))
             for p in raw["documents"]
         )
     field = next((name for name in ("docs", "context", "content") if name in raw), "docs")
     texts = _strings(raw, field, where)
     gold = raw.get("pos_index") or []
-    if not isinstance(gold, list) or any(not isinstance(i, int) or i >= len(texts) for i in gold):
+    if not isinstance(gold, list) or any(i not in range(len(texts)) for i in gold):
         raise DataError(f"{where}: field `pos_index` must hold positions in `{field}`")
     return tuple(Passage(text, gold=i in gold) for i, text in enumerate(texts))
 

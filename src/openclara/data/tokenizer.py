@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
+
+import jinja2
 
 from openclara.data import prompts
 from openclara.errors import ModelError
@@ -28,7 +31,7 @@ class TextTokenizer:
 
     def __init__(self, tokenizer: Any) -> None:
         if tokenizer.eos_token_id is None:
-            raise ModelError("the base's tokenizer has no end-of-sequence token; choose another base")
+            raise ModelError("the base's tokenizer has no end of sequence; choose another base")
         if tokenizer.chat_template is None:
             raise ModelError(
                 "the base's tokenizer has no chat template; choose an instruction-tuned base"
@@ -42,7 +45,10 @@ class TextTokenizer:
         if not texts:
             return []
         ids: list[list[int]] = self.inner(
-            list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False
+            [_encodable(text) for text in texts],
+            add_special_tokens=False,
+            split_special_tokens=True,
+            verbose=False,
         )["input_ids"]
         return ids
 
@@ -51,7 +57,7 @@ class TextTokenizer:
         if not texts:
             return []
         spans: list[list[tuple[int, int]]] = self.inner(
-            list(texts),
+            [_encodable(text) for text in texts],
             add_special_tokens=False,
             split_special_tokens=True,
             return_offsets_mapping=True,
@@ -61,7 +67,9 @@ class TextTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, control tokens left out."""
-        text: str = self.inner.decode(list(ids), skip_special_tokens=True)
+        text: str = self.inner.decode(
+            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
         return text
 
     @cached_property
@@ -76,6 +84,11 @@ class TextTokenizer:
         return frozenset({self.eos, *after_answer[:1]})
 
 
+def _encodable(text: str) -> str:
+    """The text with lone surrogates, which UTF-8 cannot hold, replaced one for one."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
+
+
 class Chat:
     """Template pieces as ids. Each piece is rendered once, so user text is never templated."""
 
@@ -85,14 +98,21 @@ class Chat:
         self.before_background = with_background[0]
         self.before_question = with_background[1]
         self.before_answer = with_background[2]
-        self.after_answer = with_background[3]
+        # A template that ends no turn leaves it to the end of sequence.
+        self.after_answer = with_background[3] or (tokenizer.eos,)
         closed = self._pieces(prompts.SYSTEM_CLOSED, prompts.USER_QUESTION_ONLY)
         self.before_closed_question = closed[0]
         # A second turn starts as the closed-book one does, without the system turn before it.
         self.before_next_question = self._next_turn()
 
     def _render(self, messages: list[dict[str, str]]) -> str:
-        text: str = self._tokenizer.inner.apply_chat_template(messages, tokenize=False)
+        try:
+            text: str = self._tokenizer.inner.apply_chat_template(messages, tokenize=False)
+        except jinja2.TemplateError as error:
+            raise ModelError(
+                f"the base's chat template refuses a system turn or two questions ({error}); "
+                "choose another base"
+            ) from error
         return text
 
     def _ids(self, text: str) -> tuple[int, ...]:
@@ -135,6 +155,6 @@ class Chat:
         return ((SLOT,) * n_memory + (SEP,)) * n_documents
 
     def question(self, question_ids: Sequence[int], *, closed: bool = False) -> tuple[int, ...]:
-        """From the end of the background (or the start, closed-book) to the answer's first token."""
+        """From the end of the background, or the start if `closed`, to the answer's first token."""
         before = self.before_closed_question if closed else self.before_question
         return (*before, *question_ids, *self.before_answer)

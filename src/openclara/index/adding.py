@@ -68,7 +68,6 @@ class Adding:
                 self._put(document)
                 return True
         self._compressed.add(document.id)
-        self._group.discard(document.id)
         return False
 
     def put(self, item: CompressedDocument) -> None:
@@ -189,18 +188,13 @@ class Group:
 
     def put(self, change: CompressedDocument | Document) -> None:
         """Add or replace the change of one document."""
-        self.discard(change.id if isinstance(change, Document) else change.document.id)
-        if isinstance(change, Document):
-            self.changes[change.id] = change
-        else:
-            self.changes[change.document.id] = change
-            self.latent_bytes += change.latents.nbytes
-
-    def discard(self, name: str) -> None:
-        """Forget the change of a document."""
+        name = change.id if isinstance(change, Document) else change.document.id
         earlier = self.changes.pop(name, None)
         if isinstance(earlier, CompressedDocument):
             self.latent_bytes -= earlier.latents.nbytes
+        if isinstance(change, CompressedDocument):
+            self.latent_bytes += change.latents.nbytes
+        self.changes[name] = change
 
 
 @dataclass(frozen=True, slots=True)

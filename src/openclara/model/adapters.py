@@ -9,6 +9,7 @@ was active at forward.
 
 from __future__ import annotations
 
+import warnings
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -44,13 +45,20 @@ class AdapterRoles:
 
         lm.requires_grad_(False)
         config = peft.LoraConfig(
-            r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=TARGETS, bias="none"
+            r=rank,
+            lora_alpha=alpha,  # type: ignore[arg-type]  # peft computes with floats all the same
+            lora_dropout=dropout,
+            target_modules=TARGETS,
+            bias="none",
         )
-        for role in ROLES:
-            peft.inject_adapter_in_model(config, lm, adapter_name=role)
+        with warnings.catch_warnings():
+            # Several adapters on one model are the whole point here.
+            warnings.filterwarnings("ignore", "Already found a `peft_config`")
+            for role in ROLES:
+                peft.inject_adapter_in_model(config, lm, adapter_name=role)
         self.lm = lm
         self.active: Role | None = None
-        self._layers: dict[str, LoraLayer] = {
+        self._layers: dict[str, Any] = {
             name: module for name, module in lm.named_modules() if isinstance(module, LoraLayer)
         }
         for layer in self._layers.values():
@@ -112,12 +120,10 @@ class AdapterRoles:
 
     def enable_checkpointing(self) -> None:
         """Trade compute for memory: recompute activations at backward, under the right role."""
-        self.lm.gradient_checkpointing_enable(
-            gradient_checkpointing_kwargs={
-                "use_reentrant": False,
-                "context_fn": self.recompute_context,
-            }
-        )
+        # Renamed on the way to transformers 6.
+        new = getattr(self.lm, "activation_checkpointing_enable", None)
+        enable = new or self.lm.gradient_checkpointing_enable
+        enable({"use_reentrant": False, "context_fn": self.recompute_context})
 
     def recompute_context(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
         """Contexts for the forward pass and for its recomputation at backward."""

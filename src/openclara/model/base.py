@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -35,7 +36,7 @@ GGUF_FILE: Final = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256: Final = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 MARKER: Final = "openclara_base.json"
-"""Written last into a converted folder; holds the checksum of its weights."""
+"""Written last into a converted folder; says what it was made from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ def find_base(name: str) -> BaseSource:
     if local.is_dir():
         return BaseSource(name, local, _weights_identity(local))
     if local.is_absolute() or name.startswith((".", "~")):
-        raise ModelError(f"there is no base model folder {name}; give an existing folder or a hub id")
+        raise ModelError(f"there is no base model folder {name}; give a folder or a hub id")
     folder = _from_hub(name)
     return BaseSource(name, folder, _weights_identity(folder))
 
@@ -101,10 +102,12 @@ def _ensure_converted(folder: Path) -> None:
         with FileLock(folder.with_suffix(".lock")):
             if not (folder / MARKER).is_file():
                 _convert(_find_gguf(), folder)
-    except OSError as error:
+    except ModelError:
+        raise
+    except Exception as error:  # a full disk alone raises several types
         raise ModelError(
-            f"the base model cannot be stored in {folder.parent} ({error}); free space there or set "
-            "OPENCLARA_CACHE to another folder"
+            f"the base model cannot be stored in {folder.parent} ({_first_line(error)}); free "
+            "space there or set OPENCLARA_CACHE to another folder"
         ) from error
 
 
@@ -167,7 +170,7 @@ def _convert(gguf: Path, folder: Path) -> None:
         config = packed.config.to_dict()
         for key in ("quantization_config", "transformers_version", "_name_or_path"):
             config.pop(key, None)
-        plain = type(packed)(type(packed.config)(**config))
+        plain: Any = type(packed)(type(packed.config)(**config))
         plain.load_state_dict(packed.state_dict())
         made = Path(scratch) / "made"
         # The 4-bit weights fit bf16 with room to spare; half the size, and no slower to load.
@@ -186,17 +189,16 @@ class quiet_transformers:  # noqa: N801 - used like a function
     def __enter__(self) -> None:
         from transformers.utils import logging
 
+        self._logging: Any = logging
         self._level = logging.get_verbosity()
         self._bars = logging.is_progress_bar_enabled()
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
+        self._logging.set_verbosity_error()
+        self._logging.disable_progress_bar()
 
     def __exit__(self, *error: object) -> None:
-        from transformers.utils import logging
-
-        logging.set_verbosity(self._level)
+        self._logging.set_verbosity(self._level)
         if self._bars:
-            logging.enable_progress_bar()
+            self._logging.enable_progress_bar()
 
 
 def _from_hub(name: str) -> Path:
@@ -207,8 +209,8 @@ def _from_hub(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=wanted))
     except Exception as error:  # the hub client raises many unrelated types
         raise ModelError(
-            f"the base model {name!r} is neither a folder here nor could it be fetched from the hub "
-            f"({type(error).__name__}); check the name and the network, or give a folder"
+            f"the base model {name!r} is neither a folder here nor could it be fetched from the "
+            f"hub ({type(error).__name__}); check the name and the network, or give a folder"
         ) from error
 
 
@@ -227,8 +229,11 @@ def _weights_identity(folder: Path) -> str:
     digest = hashlib.sha256()
     for file in files:
         digest.update(bytes.fromhex(file_sha256(file)))
-    remembered.parent.mkdir(parents=True, exist_ok=True)
-    remembered.write_text(digest.hexdigest())
+    with suppress(OSError):  # a cache that cannot be written only costs the time of a checksum
+        remembered.parent.mkdir(parents=True, exist_ok=True)
+        part = remembered.with_suffix(f".{os.getpid()}")
+        part.write_text(digest.hexdigest())
+        part.replace(remembered)
     return digest.hexdigest()
 
 
@@ -291,7 +296,7 @@ def load_lm(source: BaseSource, *, device: torch.device, dtype: torch.dtype) -> 
     attention.register()
     try:
         with quiet_transformers():
-            lm = AutoModelForCausalLM.from_pretrained(
+            lm: Any = AutoModelForCausalLM.from_pretrained(
                 source.folder,
                 dtype=dtype,
                 local_files_only=True,
@@ -300,9 +305,15 @@ def load_lm(source: BaseSource, *, device: torch.device, dtype: torch.dtype) -> 
     except Exception as error:  # transformers and safetensors raise many unrelated types
         raise ModelError(
             f"the base model in {source.folder} cannot be loaded ({_first_line(error)}); "
-            "delete that folder and run the command again"
+            f"{_cure(source)}"
         ) from error
     return lm.to(device).eval()
+
+
+def _cure(source: BaseSource) -> str:
+    if source.name == DEFAULT_BASE:
+        return "delete that folder and run the command again, it will be made anew"
+    return "fetch it again from where it came, or name another base"
 
 
 def _first_line(error: Exception) -> str:
@@ -323,5 +334,5 @@ def load_tokenizer(source: BaseSource) -> Any:
     except Exception as error:  # as in load_lm
         raise ModelError(
             f"the tokenizer in {source.folder} cannot be loaded ({_first_line(error)}); "
-            "delete that folder and run the command again"
+            f"{_cure(source)}"
         ) from error

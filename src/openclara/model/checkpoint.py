@@ -5,19 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save, save_file
-from torch import Tensor
 
 from openclara.errors import FormatError, ModelError
 from openclara.model.adapters import ROLES, TARGETS, Role
 from openclara.model.base import file_sha256
+from openclara.model.memory import MemoryTable
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT: Final = "openclara-checkpoint"
 VERSION: Final = 1
@@ -37,6 +39,7 @@ class Card:
         doc_max_length: Longest chunk, in tokens.
         rank: LoRA rank.
         alpha: LoRA alpha.
+        memory: `learned` rows, or rows `anchored` at tokens of the text.
         latent_gain: Factor on spliced latents.
         stage: The last stage trained.
         training: How it was made, stage by stage.
@@ -52,6 +55,7 @@ class Card:
     alpha: float
     latent_gain: float
     stage: str
+    memory: str = "learned"
     training: list[dict[str, Any]] = field(default_factory=list)
     metrics: dict[str, Any] = field(default_factory=dict)
 
@@ -64,34 +68,37 @@ class Checkpoint:
         card: What the manifest says.
         roles: LoRA tensors of each role there is.
         memory: (rows, D) the memory table.
+        token_weight: (V,) weights of tokens for anchored memory; empty for learned rows alone.
     """
 
     card: Card
     roles: dict[Role, dict[str, Tensor]]
     memory: Tensor
+    token_weight: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def fingerprint(self) -> str:
         """Identity of the latents: base, compressor, reasoner and memory table, not generator."""
-        digest = hashlib.sha256(self.card.base_sha256.encode())
-        makers = {r: t for r, t in _flat(self.roles, self.memory).items() if "generator" not in r}
+        card = self.card
+        digest = hashlib.sha256(f"{card.base_sha256} {card.alpha / card.rank}".encode())
+        makers = {r: t for r, t in _flat(self).items() if "generator" not in r}
         digest.update(save(makers))
         return digest.hexdigest()
 
 
-def _flat(roles: Mapping[Role, Mapping[str, Tensor]], memory: Tensor) -> dict[str, Tensor]:
+def _flat(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """All tensors under one set of names, rounded as they are stored."""
-    flat = {"memory": memory}
-    for role, state in roles.items():
+    flat = {"memory": checkpoint.memory, "token_weight": checkpoint.token_weight}
+    for role, state in checkpoint.roles.items():
         flat |= {f"{role}.{name}": tensor for name, tensor in state.items()}
     return {name: flat[name].detach().cpu().bfloat16().contiguous() for name in sorted(flat)}
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint; an interrupted write leaves the earlier one readable."""
+    """Write a checkpoint; one that was interrupted is noticed by its checksum when read."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         made = Path(scratch) / TENSORS
-        save_file(_flat(checkpoint.roles, checkpoint.memory), made)
+        save_file(_flat(checkpoint), made)
         manifest = {
             "format": FORMAT,
             "version": VERSION,
@@ -125,11 +132,19 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         ) from None
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise FormatError(f"{folder / MANIFEST} is not valid JSON; restore the folder") from None
-    if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
+    found = (
+        (manifest.get("format"), manifest.get("version")) if isinstance(manifest, dict) else None
+    )
+    if found != (FORMAT, VERSION):
+        name, number = found or (None, None)
         raise FormatError(
-            f"{folder} is a checkpoint of format {manifest.get('format')!r} version "
-            f"{manifest.get('version')!r}, this program reads {FORMAT} version {VERSION}; "
-            "use the program that wrote it, or train anew"
+            f"{folder} is a checkpoint of format {name!r} version {number!r}, this program reads "
+            f"{FORMAT} version {VERSION}; use the program that wrote it, or train anew"
+        )
+    missing = [n for n in (*Card.__dataclass_fields__, "adapters_sha256") if n not in manifest]
+    if missing:
+        raise FormatError(
+            f"{folder / MANIFEST} has no field `{missing[0]}`; restore it from where it came"
         )
     path = folder / TENSORS
     try:
@@ -137,15 +152,15 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         tensors = load_file(path) if intact else {}
     except (OSError, SafetensorError):
         intact = False
-    if not intact:
+    if not intact or not {"memory", "token_weight"} <= tensors.keys():
         raise FormatError(f"{path} is missing or damaged (checksum); restore it from where it came")
     roles: dict[Role, dict[str, Tensor]] = {}
     for role in ROLES:
-        state = {n.removeprefix(f"{role}."): t for n, t in tensors.items() if n.startswith(f"{role}.")}
-        if state:
-            roles[role] = state
+        own = [name for name in tensors if name.startswith(f"{role}.")]
+        if own:
+            roles[role] = {name.removeprefix(f"{role}."): tensors[name] for name in own}
     card = Card(**{name: manifest[name] for name in Card.__dataclass_fields__})
-    return Checkpoint(card, roles, tensors["memory"])
+    return Checkpoint(card, roles, tensors["memory"], tensors["token_weight"])
 
 
 def export_peft(checkpoint: Checkpoint, role: Role, folder: Path) -> None:
@@ -174,7 +189,13 @@ def export_peft(checkpoint: Checkpoint, role: Role, folder: Path) -> None:
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
-def mean_embedding_rms(vocabulary: torch.nn.Module) -> float:
-    """Root mean square of the base's input embeddings, for choosing a latent gain."""
-    weight: Tensor = vocabulary.weight  # type: ignore[assignment]
-    return float(weight.detach().float().square().mean().sqrt())
+def memory_table(checkpoint: Checkpoint, vocabulary_VD: Tensor) -> MemoryTable:
+    """The checkpoint's memory table on its base, in float32."""
+    table = MemoryTable(
+        checkpoint.card.n_memory,
+        vocabulary_VD.shape[1],
+        n_vocabulary=checkpoint.token_weight.shape[0],
+    )
+    state = {"weight": checkpoint.memory, "token_weight_V": checkpoint.token_weight}
+    table.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+    return table

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from openclara.model.memory import text_order
+
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
@@ -75,20 +77,48 @@ class ClaraModel(nn.Module):
         under causal attention padding there changes nothing, so no mask is passed.
         """
         embedded_RTD = self.memory.embed(batch.ids_RT, self.vocabulary)
+        anchors_RMD = None
+        if self.memory.anchored:
+            anchors_RMD = self._anchors(batch, embedded_RTD)
+            index_RMD = batch.memory_positions_RM.unsqueeze(-1).expand_as(anchors_RMD)
+            embedded_RTD = embedded_RTD.scatter_add(1, index_RMD, anchors_RMD)
         with self.roles.use(role) as lm:
             states_RTD = lm.model(inputs_embeds=embedded_RTD, use_cache=False).last_hidden_state
         n_rows, _, width = states_RTD.shape
         positions_RM = batch.memory_positions_RM
         index_RMD = positions_RM.unsqueeze(-1).expand(n_rows, positions_RM.shape[1], width)
-        latents_RMD = states_RTD.gather(1, index_RMD)
+        memory_RMD = latents_RMD = states_RTD.gather(1, index_RMD)
+        if anchors_RMD is not None:
+            latents_RMD = latents_RMD + anchors_RMD / self.latent_gain
         text_mask_RT = torch.arange(states_RTD.shape[1], device=states_RTD.device).unsqueeze(0)
         text_mask_RT = text_mask_RT < batch.text_lengths_R.unsqueeze(1)
         summed_RD = torch.einsum("rtd,rt->rd", states_RTD.float(), text_mask_RT.float())
         return Encoded(
             latents_RMD=latents_RMD,
             text_mean_RD=summed_RD / batch.text_lengths_R.unsqueeze(1),
-            memory_mean_RD=latents_RMD.float().mean(1),
+            memory_mean_RD=memory_RMD.float().mean(1),
         )
+
+    def _anchors(self, batch: TextBatch, embedded_RTD: Tensor) -> Tensor:
+        """(R, M, D) embeddings that the memory tokens carry; zero where one carries none."""
+        n_memory = batch.memory_positions_RM.shape[1]
+        at_RM = self.memory.anchors(batch.ids_RT, batch.text_lengths_R, n_memory)
+        width = embedded_RTD.shape[2]
+        picked_RMD = embedded_RTD.gather(1, at_RM.unsqueeze(-1).expand(-1, -1, width))
+        return picked_RMD * (at_RM > 0).unsqueeze(-1)
+
+    def in_reading_order(self, latents_NMD: Tensor) -> Tensor:
+        """Latents of N texts as they fill the slots of prompts.
+
+        Args:
+            latents_NMD: (N, M, D) latents by number of the memory token, as they are stored.
+
+        Returns:
+            (N * M, D); anchored latents in the order of the text, others as numbered.
+        """
+        if self.memory.anchored:
+            latents_NMD = latents_NMD[:, text_order(latents_NMD.shape[1])]
+        return latents_NMD.flatten(0, 1)
 
     def answer_logits(self, batch: PromptBatch, latents_SD: Tensor | None) -> tuple[Tensor, Tensor]:
         """Logits where the generator's targets are, and the targets.

@@ -6,7 +6,7 @@ Legend: B prompts, T positions, S slots, D width, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,7 +15,6 @@ from openclara.data.batches import PAD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from contextlib import AbstractContextManager
 
     from openclara.model.adapters import Role
     from openclara.model.clara import ClaraModel
@@ -75,6 +74,8 @@ def generate(
     Yields:
         For each step the new token of each prompt, None where its answer has ended.
     """
+    from transformers import DynamicCache
+
     embedded_BTD, mask_BT = _embed(model, prompts)
     device = embedded_BTD.device
     chooser = torch.Generator(device=device)
@@ -82,12 +83,12 @@ def generate(
         chooser.manual_seed(decoding.seed)
     else:
         chooser.seed()
-    cache = _new_cache(model.lm.config)
+    cache = DynamicCache(config=model.lm.config)
     positions_BT = (mask_BT.long().cumsum(1) - 1).clamp(min=0)
     padded = not bool(mask_BT.all())
     ended = [False] * len(prompts)
     for _ in range(decoding.max_new_tokens):
-        with _use(model, role) as lm:
+        with model.roles.use(role) as lm:
             states_BTD = lm.model(
                 inputs_embeds=embedded_BTD,
                 attention_mask=mask_BT if padded else None,
@@ -107,16 +108,6 @@ def generate(
         embedded_BTD = model.vocabulary(chosen_B.unsqueeze(1))
         mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(prompts), 1)], dim=1)
         positions_BT = positions_BT[:, -1:] + 1
-
-
-def _use(model: ClaraModel, role: Role | None) -> AbstractContextManager[Any]:
-    return model.roles.use(role)
-
-
-def _new_cache(config: Any) -> Any:
-    from transformers import DynamicCache
-
-    return DynamicCache(config=config)
 
 
 def _embed(model: ClaraModel, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
@@ -145,6 +136,7 @@ def _choose(logits_BV: Tensor, decoding: Decoding, chooser: torch.Generator) -> 
         sorted_BV, order_BV = probabilities_BV.sort(dim=-1, descending=True)
         # Keep tokens until the mass before them reaches top_p: the first one always stays.
         beyond_BV = sorted_BV.cumsum(-1) - sorted_BV >= decoding.top_p
+        beyond_BV[:, 0] = False
         probabilities_BV = torch.zeros_like(probabilities_BV).scatter(
             -1, order_BV, sorted_BV.masked_fill(beyond_BV, 0.0)
         )

@@ -29,7 +29,9 @@ class MergedRoles:
         scale: Factor on the delta, `alpha / rank`.
     """
 
-    def __init__(self, lm: Any, *, states: Mapping[Role, Mapping[str, Tensor]], scale: float) -> None:
+    def __init__(
+        self, lm: Any, *, states: Mapping[Role, Mapping[str, Tensor]], scale: float
+    ) -> None:
         self.lm = lm
         self._states = states
         self._scale = scale

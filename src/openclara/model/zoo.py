@@ -6,14 +6,14 @@ from importlib.resources import files
 from pathlib import Path
 
 from openclara.errors import ModelError
-from openclara.model.checkpoint import is_checkpoint
+from openclara.model.checkpoint import MANIFEST, is_checkpoint
 
 DEFAULT_MODEL = "smollm2-135m"
 
 
 def zoo_names() -> list[str]:
     """Models shipped with the package."""
-    return sorted(folder.name for folder in _zoo().iterdir() if is_checkpoint(folder))
+    return sorted(manifest.parent.name for manifest in _zoo().glob(f"*/{MANIFEST}"))
 
 
 def _zoo() -> Path:
@@ -37,8 +37,8 @@ def find_checkpoint(name: str, *, subfolder: str | None = None) -> Path:
     if name.count("/") == 1 and not Path(name).expanduser().exists():
         return _from_hub(name, subfolder)
     raise ModelError(
-        f"there is no trained model {name!r}; give a zoo name ({', '.join(zoo_names()) or 'none'}), "
-        "the folder of a finished run, or a hub id"
+        f"there is no trained model {name!r}; give a zoo name "
+        f"({', '.join(zoo_names()) or 'none'}), the folder of a finished run, or a hub id"
     )
 
 
@@ -46,8 +46,9 @@ def _from_hub(name: str, subfolder: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     prefix = f"{subfolder}/" if subfolder else ""
+    wanted = [f"{prefix}*.json", f"{prefix}*.safetensors"]
     try:
-        folder = Path(snapshot_download(name, allow_patterns=[f"{prefix}*.json", f"{prefix}*.safetensors"]))
+        folder = Path(snapshot_download(name, allow_patterns=wanted))
     except Exception as error:  # the hub client raises many unrelated types
         raise ModelError(
             f"the model {name!r} is neither in the zoo nor a folder here, and could not be fetched "

@@ -7,12 +7,16 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
 from openclara.data.prompts import PARAPHRASE_REQUEST
 from openclara.data.records import group_by_passage, read_records
 from openclara.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from torch import Tensor
 
     from openclara.config import DataConfig, RunConfig
     from openclara.data.records import Record
@@ -97,21 +101,27 @@ def _tokenise(
         if not fitting or len(gold) < n_gold:
             continue
         if record.paraphrase is not None:
-            turns = ((request, tokenizer.encode([record.paraphrase])[0]),)
+            turns = [(request, tokenizer.encode([record.paraphrase])[0])]
         else:
             questions = tokenizer.encode([pair.question for pair in record.pairs])
             answers = tokenizer.encode([pair.answers[0] for pair in record.pairs])
-            turns = tuple(zip(questions, answers, strict=True))
+            turns = list(zip(questions, answers, strict=True))
         examples.append(
             Example(
                 texts=tuple(text for _, text in fitting),
                 gold=gold or ((0,) if len(fitting) == 1 else ()),
-                turns=turns,
+                turns=tuple(turns),
                 is_question=record.paraphrase is None,
                 held_out=_is_held_out(record, recipe.runtime.held_out),
             )
         )
     return examples
+
+
+def count_tokens(examples: Sequence[Example], n_vocabulary: int) -> Tensor:
+    """(n_vocabulary,) how often each token occurs in the documents of the examples."""
+    ids = [i for example in examples for text in example.texts for i in text]
+    return torch.bincount(torch.tensor(ids), minlength=n_vocabulary)
 
 
 def _is_held_out(record: Record, part: float) -> bool:

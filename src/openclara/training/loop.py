@@ -91,6 +91,8 @@ class Trainer:
             weight_decay=optim.weight_decay,
         )
         self.stage, self.optimizer = accelerator.prepare(stage, optimizer)
+        # Bases are loaded for inference; dropout and gradient checkpointing work in training only.
+        self.stage.train()
         self.progress = Progress()
 
     def run(
@@ -170,7 +172,8 @@ class Trainer:
         total, n_targets = 0.0, 0
         for positions in order:
             rng = random.Random(positions[0])
-            batch = self.collator.batch([examples[i] for i in positions], n_memory=n_memory, rng=rng)
+            chosen = [examples[i] for i in positions]
+            batch = self.collator.batch(chosen, n_memory=n_memory, rng=rng)
             count = int(batch.prompts.target_mask_BT.sum())
             loss = self.stage(batch.to(self.accelerator.device))
             total += loss.parts["answer"] * count

@@ -1,27 +1,26 @@
 """A run folder: resolved recipe, metrics, resumable state, checkpoint.
 
-    run.json                the resolved recipe, package versions
-    metrics.jsonl           one object a line: step, losses, rates; validation lines besides
-    state.safetensors       float32 parameters and AdamW moments at the last save
-    state.json              where the run stood at that save
-    openclara.json          the checkpoint, loadable by `Clara.load`
-    adapters.safetensors
+- `run.json`: the resolved recipe and package versions.
+- `metrics.jsonl`: one object a line, with step, losses and rates; validation lines besides.
+- `state.json`: where the run stood at the last save, and the name of its tensors.
+- `state-STEP.safetensors`: float32 parameters and AdamW moments at that save.
+- `openclara.json`, `adapters.safetensors`: the checkpoint, loadable by `Clara.load`.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import platform
 import time
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from openclara.data.tokenizer import TextTokenizer
-from openclara.errors import ConfigError, DataError
+from openclara.errors import ConfigError, DataError, ModelError
 from openclara.model.adapters import ROLES, AdapterRoles
 from openclara.model.base import (
     choose_device,
@@ -30,22 +29,28 @@ from openclara.model.base import (
     load_lm,
     load_tokenizer,
 )
-from openclara.model.checkpoint import Card, Checkpoint, load_checkpoint, save_checkpoint
+from openclara.model.checkpoint import (
+    Card,
+    Checkpoint,
+    load_checkpoint,
+    memory_table,
+    save_checkpoint,
+)
 from openclara.model.clara import ClaraModel
 from openclara.model.memory import MemoryTable
 from openclara.model.zoo import find_checkpoint
-from openclara.training.examples import load_examples
+from openclara.training.examples import count_tokens, load_examples
 from openclara.training.loop import Progress, Trainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from openclara.config import ModelConfig, RunConfig
     from openclara.training.examples import Examples
 
 RECIPE = "run.json"
 METRICS = "metrics.jsonl"
-STATE = "state.safetensors"
 POSITION = "state.json"
 
 FREE = ("runtime", "data_root", "output")
@@ -78,7 +83,9 @@ def train(
     from accelerate import Accelerator
     from accelerate.utils import set_seed
 
-    parent = None if recipe.init_from is None else load_checkpoint(find_checkpoint(recipe.init_from))
+    parent = None
+    if recipe.init_from is not None:
+        parent = load_checkpoint(find_checkpoint(recipe.init_from))
     recipe = _inherit(recipe, parent)
     _check(recipe)
     folder = recipe.output
@@ -88,9 +95,14 @@ def train(
     device = choose_device(recipe.runtime.device)
     dtype = choose_dtype(device, recipe.runtime.precision)
     source = find_base(recipe.model.base)
+    if parent is not None and source.sha256 != parent.card.base_sha256:
+        raise ModelError(
+            f"the base {source.name} is not the one {recipe.init_from} was trained on (its weights "
+            "differ); restore that one"
+        )
     tokenizer = TextTokenizer(load_tokenizer(source))
     examples = load_examples(recipe, tokenizer)
-    model = build_model(recipe, load_lm(source, device=device, dtype=dtype), parent)
+    model = build_model(recipe, load_lm(source, device=device, dtype=dtype), parent, examples)
     accelerator = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision="bf16" if dtype == torch.bfloat16 else "no",
@@ -123,13 +135,13 @@ def _inherit(recipe: RunConfig, parent: Checkpoint | None) -> RunConfig:
     card = parent.card
     inherited = {
         name: getattr(card, name)
-        for name in ("base", "n_memory", "doc_max_length", "rank", "alpha", "latent_gain")
+        for name in ("base", "n_memory", "doc_max_length", "rank", "alpha", "memory", "latent_gain")
     }
     for name in recipe.model.model_fields_set & inherited.keys():
         if getattr(recipe.model, name) != inherited[name]:
             raise ConfigError(
-                f"model.{name} is {getattr(recipe.model, name)!r}, but {recipe.init_from} was trained "
-                f"with {inherited[name]!r}; leave it out, or start without init_from"
+                f"model.{name} is {getattr(recipe.model, name)!r}, but {recipe.init_from} was "
+                f"trained with {inherited[name]!r}; leave it out, or start without init_from"
             )
     if "default_n_memory" not in recipe.model.model_fields_set:
         inherited["default_n_memory"] = card.default_n_memory
@@ -138,12 +150,12 @@ def _inherit(recipe: RunConfig, parent: Checkpoint | None) -> RunConfig:
 
 
 def _check(recipe: RunConfig) -> None:
-    longest = max(recipe.n_memory)
-    if longest > recipe.model.n_memory or min(recipe.n_memory) < 1:
-        raise ConfigError(
-            f"n_memory lists {longest} memory tokens, the model has {recipe.model.n_memory}; "
-            "use numbers from 1 to that"
-        )
+    for n_memory in (*recipe.n_memory, recipe.model.default_n_memory):
+        if not 1 <= n_memory <= recipe.model.n_memory:
+            raise ConfigError(
+                f"n_memory or model.default_n_memory asks for {n_memory} memory tokens, the model "
+                f"has {recipe.model.n_memory}; use numbers from 1 to that"
+            )
     if recipe.stage.kind != "compress" and recipe.init_from is None:
         raise ConfigError(
             f"the {recipe.stage.kind} stage needs a trained compressor; set init_from to the run "
@@ -156,13 +168,16 @@ def _claim(folder: Path, recipe: RunConfig) -> None:
     resolved = recipe.model_dump(mode="json")
     path = folder / RECIPE
     if path.is_file():
-        known = json.loads(path.read_text(encoding="utf-8"))["recipe"]
+        try:
+            known = json.loads(path.read_text(encoding="utf-8"))["recipe"]
+        except (ValueError, KeyError, TypeError):
+            raise DataError(f"{path} is damaged; give another output folder") from None
         # How a run is carried out may change between sittings; what it learns may not.
         differing = [k for k in resolved if k not in FREE and known.get(k) != resolved[k]]
-        if differing or known["runtime"]["seed"] != resolved["runtime"]["seed"]:
+        if differing or known.get("runtime", {}).get("seed") != resolved["runtime"]["seed"]:
             raise ConfigError(
-                f"{folder} holds a run of another recipe ({', '.join(differing) or 'seed'} differ); "
-                "give another output folder, or delete that one"
+                f"{folder} holds a run of another recipe ({', '.join(differing) or 'seed'} "
+                "differ); give another output folder, or delete that one"
             )
         return
     packages = ("torch", "transformers", "peft", "accelerate", "openclara")
@@ -174,18 +189,25 @@ def _claim(folder: Path, recipe: RunConfig) -> None:
     path.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
-def build_model(recipe: RunConfig, lm: Any, parent: Checkpoint | None) -> ClaraModel:
+def build_model(
+    recipe: RunConfig, lm: Any, parent: Checkpoint | None, examples: Examples
+) -> ClaraModel:
     """Base with fresh or inherited roles; the only function that knows recipe and model."""
     model = recipe.model
     roles = AdapterRoles(lm, rank=model.rank, alpha=model.alpha, dropout=model.dropout)
-    memory = MemoryTable(model.n_memory, lm.config.hidden_size)
+    vocabulary_VD = lm.get_input_embeddings().weight
     if parent is None:
-        memory.initialise(lm.get_input_embeddings().weight, recipe.runtime.seed)
+        n_vocabulary = vocabulary_VD.shape[0] if model.memory == "anchored" else 0
+        memory = MemoryTable(model.n_memory, vocabulary_VD.shape[1], n_vocabulary=n_vocabulary)
+        memory.initialise(vocabulary_VD, recipe.runtime.seed)
+        if model.memory == "anchored":
+            memory.count(count_tokens(examples.training, vocabulary_VD.shape[0]))
     else:
-        memory.load_state_dict({"weight": parent.memory.float()})
+        memory = memory_table(parent, vocabulary_VD)
         for role, state in parent.roles.items():
             roles.load(role, state)
-    if recipe.stage.kind == "joint" and recipe.stage.reasoner_from_compressor:
+    trained = parent is not None and "reasoner" in parent.roles
+    if recipe.stage.kind == "joint" and recipe.stage.reasoner_from_compressor and not trained:
         roles.load("reasoner", roles.state("compressor"))
     if recipe.runtime.gradient_checkpointing:
         roles.enable_checkpointing()
@@ -205,15 +227,17 @@ def save(folder: Path, trainer: Trainer) -> None:
         "step": progress.step,
         "micro_step": progress.micro_step,
         "tokens": progress.tokens,
-        "state": f"state-{progress.step}.safetensors",
+        "state": (name := f"state-{progress.step}.safetensors"),
     }
     # The position names its tensors, so replacing that one small file switches both at once.
-    save_file({n: t.cpu().contiguous() for n, t in tensors.items()}, folder / position["state"])
+    made = folder / f"{name}.part"
+    save_file({n: t.cpu().contiguous() for n, t in tensors.items()}, made)
+    made.replace(folder / name)
     part = folder / f"{POSITION}.part"
     part.write_text(json.dumps(position) + "\n", encoding="utf-8")
     part.replace(folder / POSITION)
-    for old in folder.glob("state-*.safetensors"):
-        if old.name != position["state"]:
+    for old in folder.glob("state-*"):
+        if old.name != name:
             old.unlink()
 
 
@@ -228,23 +252,26 @@ def restore(folder: Path, trainer: Trainer) -> None:
         return
     try:
         position = json.loads(path.read_text(encoding="utf-8"))
-        tensors = load_file(folder / position["state"])
-    except Exception as error:
+        _apply(load_file(folder / position["state"]), trainer)
+        progress = Progress(position["step"], position["micro_step"], position["tokens"])
+    except Exception as error:  # json, safetensors and torch raise many unrelated types
         raise DataError(
-            f"the saved state in {folder} cannot be read ({error}); delete state.json there to "
-            "start the run again"
+            f"the saved state in {folder} cannot be read ({type(error).__name__}: {error}); delete "
+            f"{POSITION} there to start the run again"
         ) from error
-    moments = ("step", "exp_avg", "exp_avg_sq")
-    with torch.no_grad():
-        for name, parameter in trainer.parameters.items():
-            parameter.copy_(tensors[f"parameter.{name}"])
-            if f"step.{name}" in tensors:
-                trainer.optimizer.state[parameter] = {
-                    key: tensors[f"{key}.{name}"].to("cpu" if key == "step" else parameter.device)
-                    for key in moments
-                }
+    trainer.progress = progress
+
+
+@torch.no_grad()
+def _apply(tensors: dict[str, torch.Tensor], trainer: Trainer) -> None:
+    for name, parameter in trainer.parameters.items():
+        parameter.copy_(tensors[f"parameter.{name}"])
+        if f"step.{name}" in tensors:
+            trainer.optimizer.state[parameter] = {
+                key: tensors[f"{key}.{name}"].to("cpu" if key == "step" else parameter.device)
+                for key in ("step", "exp_avg", "exp_avg_sq")
+            }
     torch.set_rng_state(tensors["rng"])
-    trainer.progress = Progress(position["step"], position["micro_step"], position["tokens"])
 
 
 def _finish(
@@ -265,9 +292,9 @@ def _finish(
         "recipe": recipe.model_dump(mode="json", include={"stage", "optim", "n_memory"}),
         "data": [data.model_dump(mode="json") | {"path": data.path.name} for data in recipe.data],
     }
-    trained = {"compressor", "generator"} | (
-        {"reasoner"} if recipe.stage.kind == "joint" or (parent and "reasoner" in parent.roles) else set()
-    )
+    trained = {"compressor", "generator", *(parent.roles if parent else ())}
+    if recipe.stage.kind == "joint":
+        trained.add("reasoner")
     card = Card(
         base=recipe.model.base,
         base_sha256=base_sha256,
@@ -276,12 +303,14 @@ def _finish(
         doc_max_length=recipe.model.doc_max_length,
         rank=recipe.model.rank,
         alpha=recipe.model.alpha,
+        memory=recipe.model.memory,
         latent_gain=recipe.model.latent_gain,
         stage=recipe.stage.kind,
         training=[*(parent.card.training if parent else []), made],
     )
     states = {role: roles.state(role) for role in ROLES if role in trained}
-    save_checkpoint(folder, Checkpoint(card, states, model.memory.weight.detach()))
+    memory = model.memory
+    save_checkpoint(folder, Checkpoint(card, states, memory.weight.detach(), memory.token_weight_V))
 
 
 class _Log:
@@ -291,7 +320,7 @@ class _Log:
         self._path = path
         if path.is_file():
             lines = path.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if json.loads(line)["step"] <= step]
+            kept = [line for line in lines if _step_of(line) <= step]
             path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
     def write(self, progress: Progress, *, seconds: float) -> None:
@@ -313,3 +342,11 @@ class _Log:
     def _append(self, line: dict[str, Any]) -> None:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+
+
+def _step_of(line: str) -> float:
+    try:
+        step: float = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf  # cut off by a kill: what follows the state is written again anyway
+    return step

@@ -87,15 +87,14 @@ class Collator:
         """Estimated positions of an example over all forward passes."""
         turns = self._turns(example)
         written = sum(len(q) + len(a) + 12 for q, a in turns)
-        n_read, n_chosen = len(example.texts), 1
-        if self.stage.kind != "compress":
-            n_chosen = self.stage.k
-            n_read = self.stage.k if self.stage.kind == "instruct" else self.stage.n_candidates
+        n_chosen = 1 if self.stage.kind == "compress" else self.stage.k
         longest = max(len(text) for text in example.texts)
-        read = min(n_read, len(example.texts)) * (longest + n_memory + 3)
+        read = min(self._n_read(), len(example.texts)) * (longest + n_memory + 3)
         return read + n_chosen * (n_memory + 1) + written + PROMPT_MARGIN
 
-    def batch(self, examples: Sequence[Example], *, n_memory: int, rng: random.Random) -> StageBatch:
+    def batch(
+        self, examples: Sequence[Example], *, n_memory: int, rng: random.Random
+    ) -> StageBatch:
         """Choose documents, frame texts and prompts.
 
         Args:
@@ -103,11 +102,11 @@ class Collator:
             n_memory: Memory tokens for each text, the batch's rate.
             rng: Chooses and orders the documents.
         """
-        chosen = [self._documents(example, rng) for example in examples]
+        n_shown = self._n_read()
         if self.stage.kind == "joint":
             # One rectangular score matrix: every question gets as many candidates.
-            fewest = min(len(documents) for documents in chosen)
-            chosen = [documents[:fewest] for documents in chosen]
+            n_shown = min(n_shown, *(len(example.texts) for example in examples))
+        chosen = [self._documents(example, n_shown, rng) for example in examples]
         texts = [
             example.texts[i] for example, ids in zip(examples, chosen, strict=True) for i in ids
         ]
@@ -138,13 +137,14 @@ class Collator:
         n_pairs = self.stage.max_pairs if self.stage.kind == "compress" else 1
         return example.turns[:n_pairs]
 
-    def _documents(self, example: Example, rng: random.Random) -> list[int]:
+    def _n_read(self) -> int:
+        """Documents that are compressed for each example, where it has so many."""
+        if self.stage.kind == "compress":
+            return 1
+        return self.stage.k if self.stage.kind == "instruct" else self.stage.n_candidates
+
+    def _documents(self, example: Example, n_shown: int, rng: random.Random) -> list[int]:
         """Positions of the documents an example is shown: all gold ones first to be kept."""
-        n_shown = 1
-        if self.stage.kind == "instruct":
-            n_shown = self.stage.k
-        elif self.stage.kind == "joint":
-            n_shown = self.stage.n_candidates
         gold = list(example.gold[:n_shown])
         others = [i for i in range(len(example.texts)) if i not in gold]
         rng.shuffle(others)
@@ -206,7 +206,7 @@ class StageModule(nn.Module):
             return self._joint(batch, self.stage)
         encoded = self.model.encode(batch.documents, "compressor")
         logits_LV, targets_L = self.model.answer_logits(
-            batch.prompts, encoded.latents_RMD.flatten(0, 1)
+            batch.prompts, self.model.in_reading_order(encoded.latents_RMD)
         )
         answer = answer_loss(logits_LV, targets_L)
         alignment = alignment_loss(encoded.text_mean_RD, encoded.memory_mean_RD)
@@ -216,10 +216,13 @@ class StageModule(nn.Module):
     def _joint(self, batch: StageBatch, stage: JointStage) -> StageLoss:
         assert batch.questions is not None
         n_candidates = batch.n_documents[0]
+        training = self.training
         with torch.no_grad():
             # Frozen and, unlike the published code, without dropout: the stored latents.
+            self.model.eval()
             latents_RMD = self.model.encode(batch.documents, "compressor").latents_RMD
-        latents_BNMD = latents_RMD.unflatten(0, (-1, n_candidates))
+            self.model.train(training)
+        latents_BNMD = latents_RMD.view(-1, n_candidates, *latents_RMD.shape[1:])
         query_BMD = self.model.encode(batch.questions, "reasoner").latents_RMD
         weights_BKN = straight_through_topk(
             cosine_scores(query_BMD, latents_BNMD),
@@ -227,6 +230,8 @@ class StageModule(nn.Module):
             temperature=stage.temperature,
         )
         chosen_BKMD = select(weights_BKN, latents_BNMD)
-        logits_LV, targets_L = self.model.answer_logits(batch.prompts, chosen_BKMD.flatten(0, 2))
+        logits_LV, targets_L = self.model.answer_logits(
+            batch.prompts, self.model.in_reading_order(chosen_BKMD.flatten(0, 1))
+        )
         answer = answer_loss(logits_LV, targets_L)
         return StageLoss(answer, {"answer": answer.item()})

@@ -1,0 +1,229 @@
+"""`openclara index ...`: documents into an index, and its upkeep."""
+
+# Without `from __future__ import annotations`: cyclopts reads annotations when a command is called.
+
+import glob
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import CycloptsError, Parameter
+
+from openclara.cli import render
+from openclara.cli.loading import load_model, open_index
+from openclara.cli.options import AtLeastOne, Flag, Json, ModelOptions, Quantization, Words
+from openclara.errors import DataError
+
+if TYPE_CHECKING:
+    from openclara.types import Document
+
+SHOWN_PROBLEMS = 20
+"""Skipped files that are named one by one; the rest is counted."""
+
+
+def add(
+    path: Path,
+    /,
+    *files: Words,
+    model: ModelOptions = ModelOptions(),  # noqa: B008 - frozen
+    n_memory: AtLeastOne | None = None,
+    quantization: Quantization | None = None,
+    on_unreadable: Literal["skip", "stop"] = "skip",
+    as_json: Json = False,
+) -> None:
+    """Compress documents into an index, which is made where there is none.
+
+    What the index holds already is not compressed again, so an interrupted run is continued by
+    running it again.
+
+    Args:
+        path: Folder of the index.
+        files: Files, folders, patterns, or - for standard input.
+        model: Which model.
+        n_memory: Latents for each passage, in a new index; the model's own number if left out.
+        quantization: How a new index stores latents; bf16 if left out.
+        on_unreadable: What to do about a file that cannot be read.
+        as_json: Print JSON instead.
+    """
+    from openclara.data.reading import count_files
+    from openclara.index import LatentIndex
+    from openclara.index.layout import Layout
+
+    skipped: list[DataError] = []
+    documents = _read(files, skipped if on_unreadable == "skip" else None)
+    # Known before the model is loaded: is there anything, and whose index is it?
+    first = next(documents, None)
+    if first is None:
+        raise _nothing_read(skipped)
+    name = model.model
+    if Layout(path).manifest.exists():
+        with open_index(path) as index:
+            name, n_memory = name or index.spec.model, n_memory or index.spec.n_memory
+    clara = load_model(name or _default_model(), model, n_memory=n_memory)
+    with (
+        LatentIndex.open(path, clara.latent_spec, quantization=quantization) as index,
+        render.adding(count_files(files)) as progress,
+    ):
+        stream = clara.compress(
+            progress.reading(chain([first], documents)), on_progress=progress.compressed
+        )
+        report = index.add(stream, on_progress=progress.stored)
+    _report_skipped(skipped)
+    if as_json:
+        render.json_line({**asdict(report), "skipped": [str(error) for error in skipped]})
+        return
+    nothing = " (nothing compressed for them)" if report.unchanged else ""
+    render.result(
+        f"added {report.added:,}, updated {report.updated:,}, unchanged {report.unchanged:,}"
+        f"{nothing}, {render.counted(report.chunks, 'chunk')}"
+    )
+
+
+def info(path: Path, /, *, as_json: Json = False) -> None:
+    """Show an index in numbers.
+
+    Args:
+        path: Folder of the index.
+        as_json: Print JSON instead.
+    """
+    with open_index(path) as index:
+        about = index.info()
+    if as_json:
+        render.json_line({"path": str(path), **asdict(about), "total_bytes": about.total_bytes})
+        return
+    spec = about.spec
+    render.fields(
+        [
+            ("index", str(path)),
+            ("documents", f"{about.documents:,}"),
+            ("chunks", f"{about.chunks:,} of at most {spec.doc_max_length} tokens"),
+            ("model", f"{spec.model} ({spec.fingerprint[:12]})"),
+            ("latents", f"{spec.n_memory} of width {spec.width} a chunk, as {about.quantization}"),
+            ("bytes a chunk", f"{about.bytes_per_chunk:,}"),
+            ("size", _sizes(about.total_bytes, about.latent_bytes, about.database_bytes)),
+            ("shards", f"{about.shards:,}, with {render.counted(about.dead_rows, 'dead row')}"),
+            ("last change", about.updated),
+        ]
+    )
+
+
+def delete(
+    path: Path,
+    /,
+    *ids: str,
+    where: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
+    as_json: Json = False,
+) -> None:
+    """Remove documents; `openclara index compact` wins their space back.
+
+    Args:
+        path: Folder of the index.
+        ids: Documents to remove.
+        where: Remove also what this filter holds for, such as year<2020; given several times, all
+            must hold.
+        as_json: Print JSON instead.
+    """
+    if not ids and not where:
+        raise CycloptsError(msg="index delete needs IDS or --where")
+    with open_index(path) as index:
+        unknown = [name for name in ids if name not in index]
+        removed = index.delete(ids, where=where)
+        left = len(index)
+    if unknown:
+        render.warning(f"not in the index, so not removed: {', '.join(unknown)}")
+    if as_json:
+        render.json_line({"removed": removed, "unknown": unknown, "documents": left})
+    else:
+        render.result(f"removed {render.counted(removed, 'document')}, {left:,} left")
+
+
+def compact(path: Path, /, *, as_json: Json = False) -> None:
+    """Rewrite the latents without those of removed documents, and shrink the database.
+
+    Args:
+        path: Folder of the index.
+        as_json: Print JSON instead.
+    """
+    with open_index(path) as index, render.waiting("compacting"):
+        report = index.compact()
+    if as_json:
+        render.json_line(asdict(report))
+        return
+    freed = report.freed_bytes
+    render.result(
+        f"removed {render.counted(report.removed_rows, 'dead row')}, shards "
+        f"{report.shards_before:,} → {report.shards_after:,}, "
+        f"{'freed' if freed >= 0 else 'grew by'} {render.size(abs(freed))}"
+    )
+
+
+def verify(path: Path, /, *, repair: Flag = False, as_json: Json = False) -> int:
+    """Compare everything with what was recorded when it was written.
+
+    Args:
+        path: Folder of the index.
+        repair: Drop the documents that are damaged, so that adding their files again compresses
+            only those.
+        as_json: Print JSON instead.
+
+    Returns:
+        1 if damage is left, else 0.
+    """
+    with open_index(path) as index, render.waiting("verifying"):
+        report = index.verify(repair=repair)
+    if as_json:
+        render.json_line({"ok": report.ok, **asdict(report)})
+    else:
+        for problem in report.problems:
+            render.result(problem)
+        if report.dropped:
+            render.result(f"dropped, to be added again: {', '.join(report.dropped)}")
+        elif report.ok:
+            render.result("everything is as it was written")
+    if report.ok or repair:
+        return 0
+    render.error(
+        f"{render.counted(len(report.problems), 'problem')} found; run `openclara index verify "
+        f"{path} --repair`, then add the files of the dropped documents again"
+    )
+    return 1
+
+
+def _read(files: Sequence[str], skipped: list[DataError] | None) -> Iterator["Document"]:
+    """Documents of some files; what cannot be read is collected, or with None stops the run."""
+    from openclara.data.reading import read_documents
+
+    if not files:
+        raise CycloptsError(msg="index add needs FILES: files, folders, patterns, or - for stdin")
+    for name in files:
+        # Skipping is for what cannot be read; a name that leads nowhere is a slip of the user's.
+        if name != "-" and not Path(name).exists() and not glob.has_magic(name):
+            raise DataError(f"{name} does not exist; check the path")
+    return read_documents(files, on_unreadable=None if skipped is None else skipped.append)
+
+
+def _nothing_read(skipped: Sequence[DataError]) -> DataError:
+    if len(skipped) == 1:
+        return skipped[0]
+    _report_skipped(skipped)
+    return DataError(f"none of the {len(skipped)} files could be read; mend them, or give others")
+
+
+def _report_skipped(skipped: Sequence[DataError]) -> None:
+    for error in skipped[:SHOWN_PROBLEMS]:
+        render.warning(f"skipped: {error}")
+    if len(skipped) > SHOWN_PROBLEMS:
+        render.warning(f"skipped: {len(skipped) - SHOWN_PROBLEMS:,} more")
+
+
+def _default_model() -> str:
+    from openclara.model.zoo import DEFAULT_MODEL
+
+    return DEFAULT_MODEL
+
+
+def _sizes(total: int, latents: int, database: int) -> str:
+    parts = f"latents {render.size(latents)}, texts and words {render.size(database)}"
+    return f"{render.size(total)} ({parts})"

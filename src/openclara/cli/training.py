@@ -1,0 +1,184 @@
+"""`openclara train`: a recipe, what is laid over it, and a bar."""
+
+# Without `from __future__ import annotations`: cyclopts reads annotations when a command is called.
+
+import difflib
+import json
+import signal
+import time
+import tomllib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+from cyclopts import CycloptsError, Parameter
+
+from openclara.cli import render
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from openclara.config import RunConfig
+    from openclara.training.examples import Examples
+    from openclara.training.loop import Progress
+
+
+def train(
+    recipe: Path,
+    /,
+    *options: Annotated[str, Parameter(allow_leading_hyphen=True)],
+) -> int:
+    """Carry out a training recipe, or go on where it was left.
+
+    Ctrl-C saves the run before it stops; the same command goes on from there.
+
+    Args:
+        recipe: TOML file, such as recipes/compress.toml.
+        options: Any field of the recipe by its dotted name, such as --optim.lr 1e-4 or
+            --output runs/mine.
+
+    Returns:
+        0 if the run is finished, 128 and the signal's number if a signal stopped it.
+    """
+    from openclara.config import load_recipe
+
+    config = load_recipe(recipe, overrides(options))
+    with render.waiting("loading base, model and data"):
+        from openclara.training.run import train as carry_out
+    with _signals() as received, _Display(config) as display:
+        folder = carry_out(
+            config,
+            on_start=display.started,
+            on_step=display.stepped,
+            stop=lambda: bool(received),
+        )
+    step = saved_step(folder)
+    if step < config.optim.steps:
+        render.result(f"saved at step {step:,}; run the same command to continue")
+        return 128 + received[0]
+    render.result(f"trained {step:,} steps; the model is in {folder}")
+    return 0
+
+
+def overrides(options: Sequence[str]) -> dict[str, Any]:
+    """Read `--optim.lr 1e-4` and `--optim.lr=1e-4` as values of dotted names.
+
+    Raises:
+        CycloptsError: An option is no field of a recipe, or lacks its value.
+    """
+    from openclara.config import RunConfig
+
+    known = sorted(field_names(RunConfig))
+    values: dict[str, Any] = {}
+    words = iter(options)
+    for word in words:
+        if not word.startswith("--"):
+            raise CycloptsError(msg=f"expected an option such as --optim.lr, found {word!r}")
+        name, given, value = word.removeprefix("--").partition("=")
+        name = name.replace("-", "_")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f", did you mean --{near[0]}?" if near else ""
+            raise CycloptsError(msg=f"a recipe has no field {name!r}{hint}")
+        text = value if given else next(words, None)
+        if text is None:
+            raise CycloptsError(msg=f"--{name} lacks its value")
+        values[name] = _value(text)
+    return values
+
+
+def field_names(model: "type[BaseModel]", prefix: str = "") -> Iterator[str]:
+    """Dotted names of all fields of a tree of models."""
+    from pydantic import BaseModel
+
+    for name, field in model.model_fields.items():
+        # A union of models, as of the stages, has the fields of each.
+        kinds = [field.annotation] if isinstance(field.annotation, type) else []
+        kinds += [kind for kind in get_args(field.annotation) if isinstance(kind, type)]
+        models = [kind for kind in kinds if issubclass(kind, BaseModel)]
+        if field.annotation in models or len(models) > 1:
+            for kind in models:
+                yield from field_names(kind, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def saved_step(folder: Path) -> int:
+    """Steps of the run that are on disk; 0 for a new one."""
+    from openclara.training.run import POSITION
+
+    path = folder / POSITION
+    if not path.is_file():
+        return 0
+    step: int = json.loads(path.read_text(encoding="utf-8"))["step"]
+    return step
+
+
+def _value(text: str) -> Any:
+    """A value as TOML has it; anything else is a string, so that paths need no quotes."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect the first Ctrl-C or termination instead of dying of it; the second one counts."""
+    received: list[int] = []
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        render.note("saving; press Ctrl-C again to stop without")
+        signal.signal(number, earlier[number])
+
+    earlier: dict[int, Any] = {
+        number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield received
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+class _Display:
+    """A bar on a terminal, lines in a log file."""
+
+    def __init__(self, config: "RunConfig") -> None:
+        self._config = config
+        self._bar = render.steps("training", config.optim.steps)
+        self._began = time.perf_counter()
+        self._tokens_before: int | None = None
+
+    def __enter__(self) -> "_Display":
+        self._steps = self._bar.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._bar.__exit__(*error)
+
+    def started(self, config: "RunConfig", examples: "Examples") -> None:
+        """Say what is trained on, and where."""
+        n_held_out, n_too_long = len(examples.held_out), examples.n_too_long
+        render.note(
+            f"{config.stage.kind} stage on {len(examples.training):,} examples, {n_held_out:,} "
+            f"held out, {n_too_long:,} left out as too long; in {config.output}"
+        )
+        self._began = time.perf_counter()
+
+    def stepped(self, progress: "Progress") -> None:
+        """Move the bar, or write a line now and then where there is none."""
+        if self._tokens_before is None:
+            # The first step of a sitting: a continued run has tokens of earlier ones.
+            self._tokens_before = progress.tokens
+            self._began = time.perf_counter()
+        seconds = time.perf_counter() - self._began
+        tokens = progress.tokens - self._tokens_before
+        rate = f" · {tokens / seconds:,.0f} tokens/s" if tokens else ""
+        details = f"loss {progress.metrics['answer']:.3f}{rate}"
+        self._steps.at(progress.step, details)
+        if progress.step % self._config.runtime.log_every == 0 and not self._steps.shown:
+            render.note(f"step {progress.step:,} of {self._config.optim.steps:,} · {details}")

@@ -1,0 +1,134 @@
+"""Decoding against transformers' own, and what batching, sampling and stopping must keep."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import plain_lm, random_roles, tiny_clara_model
+
+from openclara.data.tokenizer import SEP, SLOT
+from openclara.model.generator import Decoding, Prompt, _choose, generate
+
+NEVER: frozenset[int] = frozenset()
+
+
+@pytest.fixture(scope="module")
+def model(tiny_base):
+    return tiny_clara_model(tiny_base)
+
+
+@pytest.fixture(scope="module")
+def generator_lm(tiny_base):
+    return plain_lm(tiny_base, random_roles(plain_lm(tiny_base))["generator"])
+
+
+def latents(n, seed):
+    return torch.randn(n, 32, generator=torch.Generator().manual_seed(seed))
+
+
+PROMPTS = [
+    Prompt((1, 20, SLOT, SLOT, SEP, 30, 40), latents(2, 0)),
+    Prompt((1, 50, 60)),
+    Prompt((1, *[SLOT] * 6, SEP, *range(100, 112)), latents(6, 1)),
+    Prompt((1, 20, SLOT, SLOT, SEP, 30, 40), latents(2, 2)),
+]
+
+
+def written(model, prompts, *, stop_ids=NEVER, **decoding):
+    rows: list[list[int]] = [[] for _ in prompts]
+    steps = generate(model, prompts, decoding=Decoding(**decoding), stop_ids=stop_ids)
+    for step in steps:
+        for row, token in zip(rows, step, strict=True):
+            if token is not None:
+                row.append(token)
+    return rows
+
+
+def embedded_by_hand(model, lm, prompt):
+    rows, slots = [], iter(() if prompt.latents_SD is None else prompt.latents_SD)
+    for i in prompt.ids:
+        if i == SLOT:
+            rows.append(next(slots))
+        else:
+            rows.append(model.memory.weight[-i] if i < 0 else lm.get_input_embeddings().weight[i])
+    return torch.stack(rows).unsqueeze(0).detach()
+
+
+@pytest.mark.parametrize("at", range(len(PROMPTS)))
+def test_greedy_is_token_for_token_what_transformers_generates(model, generator_lm, at):
+    embedded = embedded_by_hand(model, generator_lm, PROMPTS[at])
+    expected = generator_lm.generate(
+        inputs_embeds=embedded,
+        attention_mask=torch.ones(embedded.shape[:2], dtype=torch.long),
+        max_new_tokens=12,
+        do_sample=False,
+        eos_token_id=[399999],
+        pad_token_id=0,
+    )[0]
+    assert written(model, [PROMPTS[at]], max_new_tokens=12) == [expected.tolist()]
+    assert len(set(expected.tolist())) > 2
+
+
+def test_latents_change_the_answer(model):
+    first, _, _, fourth = written(model, PROMPTS, max_new_tokens=8)
+    assert first != fourth
+
+
+def test_a_batch_padded_on_the_left_is_one_by_one(model):
+    alone = [written(model, [prompt], max_new_tokens=12)[0] for prompt in PROMPTS]
+    assert written(model, PROMPTS, max_new_tokens=12) == alone
+
+
+def test_the_gain_scales_the_latents(model, tiny_base):
+    gained = tiny_clara_model(tiny_base)
+    gained.latent_gain = 0.25
+    scaled = [Prompt(p.ids, None if p.latents_SD is None else p.latents_SD * 4) for p in PROMPTS]
+    assert written(gained, scaled, max_new_tokens=6) == written(model, PROMPTS, max_new_tokens=6)
+
+
+def test_each_answer_stops_at_its_own_end(model):
+    free = written(model, PROMPTS, max_new_tokens=10)
+    stop = free[0][3]
+    expected = [row[: row.index(stop)] if stop in row else row for row in free]
+    assert len({len(row) for row in expected}) > 1
+    stopped = written(model, PROMPTS, max_new_tokens=10, stop_ids=frozenset({stop}))
+    assert stopped == expected
+
+
+def test_it_ends_as_soon_as_all_have_stopped(model):
+    first = written(model, PROMPTS[:1], max_new_tokens=1)[0][0]
+    steps = generate(
+        model, PROMPTS[:1], decoding=Decoding(max_new_tokens=50), stop_ids=frozenset({first})
+    )
+    assert list(steps) == []
+
+
+def test_nothing_is_written_within_zero_tokens(model):
+    assert written(model, PROMPTS[:1], max_new_tokens=0) == [[]]
+
+
+def test_sampling_repeats_with_its_seed_only(model):
+    choice = {"max_new_tokens": 12, "temperature": 1.0}
+    first = written(model, PROMPTS, seed=7, **choice)
+    assert written(model, PROMPTS, seed=7, **choice) == first
+    assert written(model, PROMPTS, seed=8, **choice) != first
+    assert first != written(model, PROMPTS, max_new_tokens=12)
+
+
+@pytest.mark.parametrize("top_p", [0.0, 1e-6])
+def test_a_small_top_p_leaves_the_likeliest_token(model, top_p):
+    greedy = written(model, PROMPTS, max_new_tokens=6)
+    assert written(model, PROMPTS, max_new_tokens=6, temperature=1.0, top_p=top_p) == greedy
+
+
+def test_top_p_samples_from_the_smallest_set_with_that_mass():
+    logits = torch.log(torch.tensor([[0.1, 0.4, 0.2, 0.3]])).repeat(4000, 1)
+    chooser = torch.Generator().manual_seed(0)
+    chosen = _choose(logits, Decoding(temperature=1.0, top_p=0.6), chooser)
+    counts = torch.bincount(chosen, minlength=4) / 4000
+    expected = torch.tensor([0.0, 4 / 7, 0.0, 3 / 7])
+    torch.testing.assert_close(counts, expected, rtol=0, atol=0.03)
+    cold = _choose(logits, Decoding(temperature=0.5), chooser)
+    square = torch.tensor([0.1, 0.4, 0.2, 0.3]).square()
+    counts = torch.bincount(cold, minlength=4) / 4000
+    torch.testing.assert_close(counts, square / square.sum(), rtol=0, atol=0.03)
