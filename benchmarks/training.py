@@ -52,7 +52,7 @@ def milliseconds(forward: Callable[[], Tensor]) -> float:
     """Of one forward and backward pass."""
     started = time.perf_counter()
     y = forward()
-    y.backward(torch.ones_like(y))
+    y.backward(torch.ones_like(y))  # type: ignore[no-untyped-call]
     return (time.perf_counter() - started) * 1000
 
 

@@ -21,7 +21,7 @@ class Document:
     Attributes:
         id: Stable name; adding a document with a known id replaces the earlier one.
         text: The whole text, as characters; chunk spans point into it.
-        title: Shown in citations; empty when unknown.
+        title: Read by the model above the text, and shown in citations; empty when unknown.
         source: Path or address it was read from; empty when it was made in memory.
         metadata: Flat fields to filter by.
     """

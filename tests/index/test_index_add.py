@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from index_cases import SPEC, LookingAhead, Stream, compress, latents_of
+from index_cases import SPEC, LookingAhead, Stream, compress, latents_of, one_chunk
 
 from openclara.errors import DataError
 from openclara.index import AddReport, LatentIndex, adding
@@ -71,25 +71,42 @@ def test_a_new_text_replaces_the_old(index):
     assert index.info().dead_rows == 2
 
 
-def test_a_new_title_keeps_the_latents_and_renews_the_words(index):
+def test_a_new_title_replaces_latents_and_words(index):
     index.add(map(compress, documents(3)))
-    changed = replace(index.get("d1"), title="Zebra", source="s", metadata={"n": 5})
+    changed = replace(index.get("d1"), title="Zebra")
+    stream = Stream([*documents(1), changed])
+    assert index.add(stream) == AddReport(updated=1, unchanged=1, chunks=2)
+    assert stream.compressed == ["d1"]
+    assert index.get("d1") == changed
+    assert index.info().dead_rows == 2
+    [hits] = index.search(["zebra"], None, k=9, mode="lexical")
+    assert {hit.document.id for hit in hits} == {"d1"}
+    assert index.search(["T1"], None, k=9, mode="lexical") == [[]]
+
+
+def test_latents_made_under_a_new_title_are_those_that_are_found(index):
+    plain = Document("a", "some text")
+    titled = replace(plain, title="Zebra")
+    index.add([one_chunk(plain, latents_of("some text"))])
+    index.add([one_chunk(titled, latents_of("Zebra some text"))])
+    [[hit]] = index.search(["?"], latents_of("Zebra some text")[None], k=1, mode="latent")
+    assert hit.document == titled
+    assert hit.score == pytest.approx(1, abs=0.01)
+
+
+def test_a_new_source_or_metadata_keeps_the_latents(index):
+    index.add(map(compress, documents(3)))
+    changed = replace(index.get("d1"), source="s", metadata={"n": 5})
     stream = Stream([*documents(1), changed])
     assert index.add(stream) == AddReport(updated=1, unchanged=1)
     assert stream.compressed == []
     assert index.get("d1") == changed
     assert index.info().dead_rows == 0
-    [hits] = index.search(["zebra"], None, k=9, mode="lexical")
-    assert {hit.document.id for hit in hits} == {"d1"}
-    assert index.search(["T1"], None, k=9, mode="lexical") == [[]]
     assert [d.id for d in index.documents(where=["n=5"])] == ["d1"]
-
-
-def test_a_new_title_with_new_latents_keeps_the_stored_ones(index):
-    index.add(map(compress, documents(1)))
-    changed = replace(index.get("d0"), title="Zebra")
-    assert index.add([compress(changed)]) == AddReport(updated=1)
-    assert index.get("d0").title == "Zebra"
+    renamed = replace(changed, source="t")
+    assert index.add([one_chunk(renamed, latents_of("not needed"))]) == AddReport(updated=1)
+    assert index.get("d1") == renamed
+    assert latent_ids(index, "number 1") == ["d1"]
 
 
 def test_only_what_is_new_or_changed_is_compressed(index):
@@ -99,13 +116,15 @@ def test_only_what_is_new_or_changed_is_compressed(index):
     assert stream.compressed == ["d4", "d9"]
 
 
-def test_holds_is_about_the_text(index):
+def test_holds_is_about_title_and_text(index):
     document = Document("a", "text", "title")
     assert not index.holds(document)
     index.add([compress(document)])
     assert index.holds(document)
-    assert index.holds(replace(document, title="other", metadata={"x": 1}))
+    assert index.holds(replace(document, source="other", metadata={"x": 1}))
+    assert not index.holds(replace(document, title="other"))
     assert not index.holds(replace(document, text="text "))
+    assert not index.holds(replace(document, text="itle\ntext", title="t"))
     assert not index.holds(replace(document, id="b"))
 
 

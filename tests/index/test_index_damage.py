@@ -129,7 +129,11 @@ def test_damage_is_not_rewritten_under_a_new_hash(path):
             None,
         ),
         ("UPDATE documents SET text = X'FF' WHERE id = 'd5'", "is not what was written", ("d5",)),
-        ("UPDATE documents SET title = 'other' WHERE id = 'd2'", "the word index", ()),
+        (
+            "UPDATE documents SET title = 'other' WHERE id = 'd2'",
+            "the title or text of document 'd2' is not what was written",
+            ("d2",),
+        ),
         ("INSERT INTO words (words) VALUES ('delete-all')", "the word index", ()),
         ("INSERT INTO words (rowid, body) VALUES (99, 'ghost')", "the word index", ()),
     ],
@@ -164,6 +168,19 @@ def test_a_missing_database_is_not_made_anew(path):
     with pytest.raises(FormatError, match=r"documents.sqlite is damaged or missing"):
         LatentIndex.open(path, SPEC)
     assert not (path / "documents.sqlite").exists()
+
+
+def test_a_database_without_a_column_is_said_to_be_damaged(path):
+    sql(path, "ALTER TABLE documents DROP COLUMN framed_sha256")
+    with LatentIndex.open(path) as index, pytest.raises(FormatError, match=r"sqlite is damaged"):
+        index.add(map(compress, DOCUMENTS))
+
+
+def test_a_commit_is_on_the_disk_before_it_is_reported(path):
+    with LatentIndex.open(path) as index, index._database.writing() as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        full = 2
+        assert connection.execute("PRAGMA synchronous").fetchone() == (full,)
 
 
 def test_damaged_pages_are_found(path):

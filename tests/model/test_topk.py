@@ -54,6 +54,13 @@ def test_forward_is_exactly_one_hot_by_descending_score(case):
     assert torch.equal(scores_BN.gather(1, chosen_BK), best_BK)
 
 
+def test_rounding_never_shows_in_the_forward_value():
+    """Adding the soft weights and taking them away again would be one-hot only almost."""
+    scores_BN = torch.randn(500, 8, generator=torch.Generator().manual_seed(0))
+    weights_BKN = straight_through_topk(scores_BN, k=8, temperature=0.7)
+    assert set(weights_BKN.unique().tolist()) == {0.0, 1.0}
+
+
 @given(cases())
 @settings(max_examples=60)
 def test_gradient_is_that_of_the_soft_weights(case):

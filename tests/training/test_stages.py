@@ -284,6 +284,20 @@ def test_the_loss_of_a_batch_weighs_every_target_alike(tiny_base):
     assert whole == pytest.approx(mean, rel=0.2)
 
 
+def test_the_gain_scales_the_latents_in_a_prompt(tiny_base):
+    model = tiny_clara_model(tiny_base)
+    prompt = batch_of(COMPRESS, EXAMPLES[:1]).prompts
+    latents = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected, targets = model.answer_logits(prompt, latents * 0.25)
+        plain, _ = model.answer_logits(prompt, latents)
+        model.latent_gain = 0.25
+        gained, same_targets = model.answer_logits(prompt, latents)
+    assert torch.equal(targets, same_targets)
+    torch.testing.assert_close(gained, expected)
+    assert (plain - expected).abs().max() > 0.01
+
+
 # ---- where the gradient goes ----
 
 

@@ -17,7 +17,13 @@ from openclara.index.compaction import merge_small
 from openclara.index.quantization import quantize
 from openclara.index.reports import AddReport
 from openclara.index.shards import write_shard
-from openclara.index.writing import content_sha256, find, put_document, relabel
+from openclara.index.writing import (
+    content_sha256,
+    find,
+    framed_sha256,
+    put_document,
+    relabel,
+)
 from openclara.types import CompressedDocument, Document
 
 if TYPE_CHECKING:
@@ -52,7 +58,7 @@ class Adding:
         self._compressed: set[str] = set()
 
     def skip(self, document: Document) -> bool:
-        """Whether a document need not be compressed; what changed besides its text is noted.
+        """Whether a document need not be compressed; a new source or metadata is noted.
 
         Once a document of some id is to be compressed, so is every later one of that id: the
         earlier may not be stored yet, and the last must win.
@@ -64,7 +70,7 @@ class Adding:
         if document.id not in self._compressed:
             with self._database.reading() as connection:
                 known = find(connection, document.id)
-            if known is not None and known.text_sha256 == db.sha256(document.text):
+            if known is not None and known.framed_sha256 == framed_sha256(document):
                 self._put(document)
                 return True
         self._compressed.add(document.id)
@@ -168,7 +174,7 @@ class Group:
     """Changes that wait to be committed together; the last one of each document counts.
 
     Attributes:
-        changes: By document id; a bare document keeps its latents and gets a new title or metadata.
+        changes: By document id; a bare document keeps its latents and gets a new source or metadata.
         latent_bytes: Size of the waiting latents.
         started: When the group was begun, by the monotonic clock, in seconds.
     """
@@ -202,8 +208,8 @@ class Plan:
     """A group, sorted into what is to be done.
 
     Attributes:
-        written: New or changed texts, with latents.
-        relabelled: Documents whose text and latents stay.
+        written: New or changed titles and texts, with latents.
+        relabelled: Documents whose title, text and latents stay.
         report: What the group counts as.
     """
 
@@ -222,7 +228,7 @@ def _plan(connection: sqlite3.Connection, group: Group) -> Plan:
         known = find(connection, document.id)
         if known and known.content_sha256 == content_sha256(document):
             unchanged += 1
-        elif known and known.text_sha256 == db.sha256(document.text):
+        elif known and known.framed_sha256 == framed_sha256(document):
             relabelled.append(document)
         elif isinstance(change, CompressedDocument):
             added += known is None

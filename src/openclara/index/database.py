@@ -41,7 +41,7 @@ CREATE TABLE documents (
     source TEXT NOT NULL,
     metadata TEXT NOT NULL,
     text BLOB NOT NULL,
-    text_sha256 TEXT NOT NULL,
+    framed_sha256 TEXT NOT NULL,
     content_sha256 TEXT NOT NULL
 );
 CREATE TABLE shards (
@@ -87,6 +87,7 @@ class Database:
             connection = sqlite3.connect(self._layout.database, isolation_level=None)
             try:
                 connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = FULL")
                 connection.executescript(f"BEGIN; {SCHEMA}; COMMIT")
                 touch(connection)
             finally:
@@ -219,7 +220,7 @@ def _sqlite_error(error: sqlite3.Error, layout: Layout) -> Exception:
             problem = f"{layout.database} is damaged or missing ({error})"
         case sqlite3.SQLITE_IOERR:
             problem = f"{layout.database} cannot be read or written ({error})"
-        case sqlite3.SQLITE_ERROR if "no such table" in str(error):
+        case sqlite3.SQLITE_ERROR if str(error).startswith(("no such table", "no such column")):
             problem = f"{layout.database} is damaged ({error})"
         case _:
             return error

@@ -22,7 +22,7 @@ from openclara.index.reports import CompactReport, IndexInfo, VerifyReport
 from openclara.index.search import Search
 from openclara.index.verification import examine, mend
 from openclara.index.views import ATTEMPTS, Views
-from openclara.index.writing import delete, find, remove_orphans
+from openclara.index.writing import delete, find, framed_sha256, remove_orphans
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -149,8 +149,8 @@ class LatentIndex:
 
         Documents are committed in groups, also when the stream ends in an error: whatever was
         reported is kept, and adding the same stream again goes on from there. Where the stream can
-        skip, documents held already are not compressed; where only title, source or metadata
-        changed, the stored latents are kept.
+        skip, documents held already are not compressed. The model reads the text under its title:
+        where either changed, the latents are replaced; a new source or metadata keeps them.
 
         Args:
             compressed: `clara.compress(...)`, or compressed documents from elsewhere. Of several
@@ -177,10 +177,10 @@ class LatentIndex:
             return adding.report
 
     def holds(self, document: Document) -> bool:
-        """Whether the latents of this very text are stored under this id."""
+        """Whether the latents of this very title and text are stored under this id."""
         with self._database.reading() as connection:
             known = find(connection, document.id)
-        return known is not None and known.text_sha256 == db.sha256(document.text)
+        return known is not None and known.framed_sha256 == framed_sha256(document)
 
     def get(self, document_id: str) -> Document:
         """The document of that id.
@@ -263,8 +263,8 @@ class LatentIndex:
         """Read everything and compare it with what was recorded when it was written.
 
         Args:
-            repair: Drop the documents whose latents or text are damaged, so that adding their files
-                again compresses only those, and rebuild the word index if it is wrong.
+            repair: Drop the documents whose latents, title or text are damaged, so that adding
+                their files again compresses only those, and rebuild the word index if it is wrong.
 
         Raises:
             FormatError: The database cannot be read at all.

@@ -110,18 +110,20 @@ def _examine_rows(connection: sqlite3.Connection, findings: Findings) -> None:
 
 def _examine_texts(connection: sqlite3.Connection, findings: Findings) -> None:
     spans = connection.cursor()
-    for key, name, text, digest in connection.execute(
-        "SELECT key, id, text, text_sha256 FROM documents ORDER BY key"
+    for key, name, title, text, digest in connection.execute(
+        "SELECT key, id, title, text, framed_sha256 FROM documents ORDER BY key"
     ):
         try:
             decoded = db.decode(text)
-            whole = db.sha256(decoded) == digest
+            whole = db.sha256(title, decoded) == digest
         except UnicodeDecodeError:
             decoded, whole = "", False
         if not whole:
-            findings.problems.append(f"the text of document {name!r} is not what was written")
+            findings.problems.append(
+                f"the title or text of document {name!r} is not what was written"
+            )
             findings.documents.add(key)
-            # Its words cannot be taken out again without the text.
+            # Its words cannot be taken out again without the very title and text.
             findings.words_differ = True
             continue
         for start, end in spans.execute("SELECT start, end FROM chunks WHERE document = ?", (key,)):

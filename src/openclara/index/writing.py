@@ -22,13 +22,18 @@ class Known:
 
     Attributes:
         key: Its row in the database.
-        text_sha256: Hash of the text, on which the latents depend.
+        framed_sha256: Hash of title and text, on which the latents depend.
         content_sha256: Hash of everything.
     """
 
     key: int
-    text_sha256: str
+    framed_sha256: str
     content_sha256: str
+
+
+def framed_sha256(document: Document) -> str:
+    """A hash over what the model compresses: the text under its title."""
+    return db.sha256(document.title, document.text)
 
 
 def content_sha256(document: Document) -> str:
@@ -39,7 +44,7 @@ def content_sha256(document: Document) -> str:
 
 def find(connection: sqlite3.Connection, name: str) -> Known | None:
     """The stored document of that id."""
-    query = "SELECT key, text_sha256, content_sha256 FROM documents WHERE id = ?"
+    query = "SELECT key, framed_sha256, content_sha256 FROM documents WHERE id = ?"
     if db.indexable(name) != name:
         return None
     row = connection.execute(query, (name,)).fetchone()
@@ -109,22 +114,22 @@ def put_document(
         document.source,
         db.canonical_json(document.metadata),
         db.encode(document.text),
-        db.sha256(document.text),
+        framed_sha256(document),
         content_sha256(document),
         document.id,
     )
     if known:
         _forget_chunks(connection, known.key)
         connection.execute(
-            "UPDATE documents SET title = ?, source = ?, metadata = ?, text = ?, text_sha256 = ?, "
-            "content_sha256 = ? WHERE id = ?",
+            "UPDATE documents SET title = ?, source = ?, metadata = ?, text = ?, "
+            "framed_sha256 = ?, content_sha256 = ? WHERE id = ?",
             values,
         )
         key: int | None = known.key
     else:
         key = connection.execute(
             "INSERT INTO documents "
-            "(title, source, metadata, text, text_sha256, content_sha256, id) "
+            "(title, source, metadata, text, framed_sha256, content_sha256, id) "
             "VALUES (?, ?, ?, ?, ?, ?, ?)",
             values,
         ).lastrowid
@@ -139,23 +144,14 @@ def put_document(
 
 
 def relabel(connection: sqlite3.Connection, document: Document) -> None:
-    """Give a stored document another title, source and metadata; its text and latents stay."""
-    known = find(connection, document.id)
-    assert known is not None
-    chunks = _chunk_texts(connection, known.key)
-    for key, title, body in chunks:
-        put_words(connection, key, title, body, command="delete")
-    for key, _, body in chunks:
-        put_words(connection, key, document.title, body)
+    """Give a stored document another source and metadata; all that was made of it stays."""
     connection.execute(
-        "UPDATE documents SET title = ?, source = ?, metadata = ?, content_sha256 = ? "
-        "WHERE key = ?",
+        "UPDATE documents SET source = ?, metadata = ?, content_sha256 = ? WHERE id = ?",
         (
-            document.title,
             document.source,
             db.canonical_json(document.metadata),
             content_sha256(document),
-            known.key,
+            document.id,
         ),
     )
 
