@@ -33,8 +33,9 @@ $(READY): pyproject.toml constraints/tested.txt
 	touch $@
 
 bench: base
-	for name in compress first_token search training; do \
-	  $(BIN)/python benchmarks/$$name.py > benchmarks/$$name.json || exit 1; done
+	mkdir -p benchmarks/results
+	for name in compress first_token search training retrieval; do \
+	  $(BIN)/python benchmarks/$$name.py > benchmarks/results/$$name.json || exit 1; done
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

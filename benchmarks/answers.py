@@ -24,6 +24,7 @@ from openclara.model.generator import Decoding, generate
 
 if TYPE_CHECKING:
     from openclara.data.records import Record
+    from openclara.types import Context
 
 BATCH = 16
 MAX_NEW_TOKENS = 24
@@ -90,7 +91,7 @@ def _answers(
     clara: Clara,
     records: list[Record],
     *,
-    context: str = "latents",
+    context: Context = "latents",
     n_memory: int | None = None,
     base: bool = False,
 ) -> tuple[list[str], list[int]]:
@@ -98,8 +99,8 @@ def _answers(
     prompts = []
     for record in records:
         documents = [] if context == "none" else _documents(record)
-        hits = clara._hits_of(documents, n_memory, context)  # type: ignore[arg-type]
-        prompts.append(clara._prompt(record.pairs[0].question, hits, context))  # type: ignore[arg-type]
+        hits = clara._hits_of(documents, n_memory, context)
+        prompts.append(clara._prompt(record.pairs[0].question, hits, context))
     texts = [""] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))
     for start in range(0, len(order), BATCH):

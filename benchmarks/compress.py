@@ -42,7 +42,9 @@ class PlainLoop:
         device = choose_device("auto")
         self.lm = load_lm(find_base(card.base), device=device, dtype=torch.bfloat16)
         self.lm.set_attn_implementation("sdpa")
-        config = peft.LoraConfig(r=card.rank, lora_alpha=int(card.alpha), target_modules="all-linear")
+        config = peft.LoraConfig(
+            r=card.rank, lora_alpha=int(card.alpha), target_modules="all-linear"
+        )
         peft.inject_adapter_in_model(config, self.lm, adapter_name="compressor")
         state = {f"{n}": t.to(torch.bfloat16) for n, t in checkpoint.roles["compressor"].items()}
         peft.set_peft_model_state_dict(self.lm, state, adapter_name="compressor")

@@ -12,19 +12,20 @@ import json
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from machine import machine, spread
 from texts import passages_of
 
 from openclara import LatentIndex, LatentSpec
-from openclara.types import Chunk, CompressedDocument
+from openclara.index.layout import Quantization
+from openclara.types import Chunk, CompressedDocument, Mode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MODES = ("latent", "lexical", "hybrid")
+MODES = get_args(Mode)
 
 
 def main() -> None:
@@ -36,14 +37,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
     spec = LatentSpec("made-up", "made-up", options.n_memory, options.width, 256)
-    rows = []
-    for count in options.documents:
-        for quantization in ("bf16", "int8", "int4"):
-            rows.append(one(spec, count, quantization, options.rounds))
+    rows = [
+        one(spec, count, quantization, options.rounds)
+        for count in options.documents
+        for quantization in get_args(Quantization)
+    ]
     print(json.dumps({"machine": machine(), "spec": str(spec), "rows": rows}, indent=2))
 
 
-def one(spec: LatentSpec, count: int, quantization: Any, rounds: int) -> dict[str, Any]:
+def one(spec: LatentSpec, count: int, quantization: Quantization, rounds: int) -> dict[str, Any]:
     """Build one index, search it, weigh it."""
     with tempfile.TemporaryDirectory() as folder:
         index = LatentIndex.open(Path(folder) / "i", spec, quantization=quantization)
@@ -56,7 +58,7 @@ def one(spec: LatentSpec, count: int, quantization: Any, rounds: int) -> dict[st
         for number in range(rounds + 1):
             for mode in MODES:
                 started = time.perf_counter()
-                index.search([question], latents, k=5, mode=mode)  # type: ignore[arg-type]
+                index.search([question], latents, k=5, mode=mode)
                 if number:
                     times[mode].append((time.perf_counter() - started) * 1000)
         size = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())

@@ -156,6 +156,44 @@ def test_unchanged_documents_are_never_compressed(clara, monkeypatch):
     assert texts == ["Trains leave the station at nine."]
 
 
+@pytest.mark.parametrize("n_chunks", [1, 3, 1000])
+def test_what_was_read_before_an_error_is_compressed_first(clara, monkeypatch, n_chunks):
+    monkeypatch.setattr(pipeline, "WINDOW_CHUNKS", n_chunks)
+
+    def damaged():
+        yield from DOCUMENTS
+        raise DataError("the next file is damaged")
+
+    made = []
+    with pytest.raises(DataError, match="the next file is damaged"):
+        made.extend(item.document.id for item in clara.compress(damaged()))
+    assert made == [document.id for document in DOCUMENTS]
+
+
+def test_an_interrupt_while_reading_is_not_held_up(clara, monkeypatch):
+    def interrupted():
+        yield DOCUMENTS[0]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Clara, "latents", lambda *_, **__: pytest.fail("compressed"))
+    with pytest.raises(KeyboardInterrupt):
+        list(clara.compress(interrupted()))
+
+
+def test_a_failure_to_compress_is_not_tried_again(clara, monkeypatch):
+    calls = []
+
+    def fail(self, texts, **options):
+        calls.append(texts)
+        raise MemoryError
+
+    monkeypatch.setattr(Clara, "latents", fail)
+    monkeypatch.setattr(pipeline, "WINDOW_CHUNKS", 1)
+    with pytest.raises(MemoryError):
+        list(clara.compress(DOCUMENTS))
+    assert len(calls) == 1
+
+
 def test_documents_are_read_as_they_are_needed(clara):
     def endless():
         for i in range(10**9):

@@ -25,16 +25,23 @@ from openclara.model.clara import ClaraModel
 from openclara.model.generator import Decoding, Prompt, generate
 from openclara.model.merged import MergedRoles
 from openclara.model.zoo import DEFAULT_MODEL, find_checkpoint
-from openclara.types import Answer, Chunk, CompressedDocument, Document, Hit, LatentSpec, Usage
+from openclara.types import (
+    Answer,
+    Chunk,
+    CompressedDocument,
+    Context,
+    Document,
+    Hit,
+    LatentSpec,
+    Mode,
+    Usage,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from openclara.index import LatentIndex
     from openclara.model.adapters import Role
-
-Context = Literal["latents", "text", "none"]
-Mode = Literal["hybrid", "latent", "lexical"]
 
 WINDOW_CHUNKS = 256
 """Chunks gathered before they are sorted by length and batched."""
@@ -548,19 +555,33 @@ class Compressing:
         return self.skipping(lambda document: False)
 
     def skipping(self, unchanged: Callable[[Document], bool]) -> Iterator[CompressedDocument]:
-        """Compress only the documents for which `unchanged` is false, in order."""
+        """Compress only the documents for which `unchanged` is false, in order.
+
+        Where a document cannot be read, those before it are compressed first.
+        """
+        for window in self._windows(unchanged):
+            yield from self._compress(window)
+
+    def _windows(
+        self, unchanged: Callable[[Document], bool]
+    ) -> Iterator[list[tuple[Document, list[Chunk]]]]:
         window: list[tuple[Document, list[Chunk]]] = []
         n_chunks = 0
-        for document in self._documents:
-            if unchanged(document):
-                continue
-            chunks = self._clara.chunk(document)
-            window.append((document, chunks))
-            n_chunks += len(chunks)
-            if n_chunks >= WINDOW_CHUNKS:
-                yield from self._compress(window)
-                window, n_chunks = [], 0
-        yield from self._compress(window)
+        try:
+            for document in self._documents:
+                if unchanged(document):
+                    continue
+                chunks = self._clara.chunk(document)
+                window.append((document, chunks))
+                n_chunks += len(chunks)
+                if n_chunks >= WINDOW_CHUNKS:
+                    yield window
+                    window, n_chunks = [], 0
+        except Exception:
+            # Not on Ctrl-C: who presses it does not want to wait for a whole window.
+            yield window
+            raise
+        yield window
 
     def _compress(
         self, window: Sequence[tuple[Document, list[Chunk]]]

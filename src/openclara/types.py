@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +12,12 @@ if TYPE_CHECKING:
 
 MetadataValue = str | int | float | bool | None
 """What a metadata field may hold: the scalars that JSON and SQLite both keep exactly."""
+
+Mode = Literal["hybrid", "latent", "lexical"]
+"""How to search: by both, by cosine of the latents, or by BM25 of the words."""
+
+Context = Literal["latents", "text", "none"]
+"""What to answer from: the latents of the stretches found, their full text, or nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import errno
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +14,7 @@ from openclara.index import adding
 from openclara.index.creation import writer_lock
 from openclara.index.layout import Layout
 from openclara.model import base as bases
+from openclara.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 ASK = ("Who designed it?", "--max-new-tokens", 2)
 
@@ -57,9 +59,13 @@ def test_mis_encoded_file_is_named_and_skipped(cli, index, mis_encoded):
 
 
 def test_mis_encoded_file_stops_the_run_where_that_is_asked_for(cli, index, mis_encoded):
+    (mis_encoded / "never-read.txt").write_text("All is over.", encoding="utf-8")
     result = cli("index", "add", index, mis_encoded, "--on-unreadable", "stop")
     assert "latin.txt" in result.sentence()
-    assert json.loads(cli("index", "info", index, "--json").out)["documents"] == 3
+    # What was read before it is kept.
+    assert cli("index", "delete", index, "good.txt", "never-read.txt").out == (
+        "removed 1 document, 3 left\n"
+    )
 
 
 def test_only_unreadable_files(cli, tmp_path, tiny_model):
@@ -116,6 +122,22 @@ def test_index_of_another_model(cli, index, other_model, documents):
         sentence = cli(*arguments, "--model", other_model).sentence()
         assert "fingerprint" in sentence
         assert "openclara index add" in sentence
+
+
+def test_index_of_another_model_with_more_latents(cli, documents, tiny_model, tmp_path):
+    big = load_checkpoint(tiny_model)
+    fewer = big.card.n_memory - 2
+    card = replace(big.card, n_memory=fewer, default_n_memory=2)
+    small = tmp_path / "small"
+    save_checkpoint(small, Checkpoint(card, big.roles, big.memory[:-2]))
+    add = ("index", "add", tmp_path / "i", documents, "--model")
+    assert cli(*add, tiny_model, "--n-memory", big.card.n_memory).code == 0
+    sentence = cli(*add, small).sentence()
+    assert "fingerprint" in sentence
+    assert f"(model {tiny_model})" in sentence
+    assert "n_memory" not in sentence
+    # The model of the index goes on with the index's number, unasked.
+    assert cli(*add[:-1]).code == 0
 
 
 def test_another_number_of_latents(cli, index, documents):

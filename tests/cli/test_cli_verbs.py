@@ -44,6 +44,17 @@ def test_adding_the_same_folder_again_compresses_nothing(
     assert compressed == []
 
 
+def test_the_folder_that_holds_the_index_can_be_added(cli, tiny_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt").write_text("One.", encoding="utf-8")
+    assert cli("index", "add", "my.index", ".", "--model", tiny_model).code == 0
+    again = cli("index", "add", "my.index", ".", "--json")
+    assert (again.code, again.err) == (0, "")
+    assert json.loads(again.out) == {
+        "added": 0, "updated": 0, "unchanged": 1, "chunks": 0, "skipped": [],
+    }  # fmt: skip
+
+
 def test_a_changed_file_is_compressed_alone(cli, index, tmp_path, documents, compressed):
     folder = tmp_path / "changed"
     folder.mkdir()

@@ -132,6 +132,26 @@ def test_linked_folders_are_read_and_loops_end(here):
     assert [d.id for d in read("docs")] == ["b.txt", "linked/a.txt"]
 
 
+def test_an_index_among_the_documents_is_left_out(here):
+    from openclara.index import LatentIndex
+    from openclara.types import LatentSpec
+
+    write("a.txt", "text")
+    write("sub/index.json", '{"text": "not an index, for want of a database"}')
+    write("other/index.json", '{"text": "another program\'s"}')
+    write("other/documents.sqlite", b"SQLite format 3\0")
+    for path in ("my.index", "sub/deep/my.index"):
+        LatentIndex.open(path, LatentSpec("m", "f", 4, 8, 32)).close()
+    Path("linked").symlink_to(here / "my.index")
+
+    ids = ["a.txt", "other/index.json", "sub/index.json"]
+    assert [d.id for d in read(".")] == ids
+    assert [d.id for d in read("**/*")] == ids
+    assert [d.id for d in read("**/*.json")] == ids[1:]
+    assert count_files(".") == 3
+    assert "my.index is an openclara index; name the folder" in error_of("my.index")
+
+
 def test_names_are_looked_up_before_anything_is_read(here):
     write("a.txt", "text")
 

@@ -55,7 +55,7 @@ def test_forward_is_exactly_one_hot_by_descending_score(case):
 
 
 def test_rounding_never_shows_in_the_forward_value():
-    """Adding the soft weights and taking them away again would be one-hot only almost."""
+    """Adding the soft weights to the hard ones before taking them away would lose bits."""
     scores_BN = torch.randn(500, 8, generator=torch.Generator().manual_seed(0))
     weights_BKN = straight_through_topk(scores_BN, k=8, temperature=0.7)
     assert set(weights_BKN.unique().tolist()) == {0.0, 1.0}

@@ -13,8 +13,9 @@ from cyclopts import Parameter, validators
 
 from openclara.cli import render
 from openclara.cli.loading import load_model_of, open_index
-from openclara.cli.options import AtLeastOne, Context, Json, ModelOptions, SearchOptions, Word
+from openclara.cli.options import AtLeastOne, Json, ModelOptions, SearchOptions, Word
 from openclara.errors import DataError
+from openclara.types import Context
 
 if TYPE_CHECKING:
     from openclara.index import LatentIndex

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import CycloptsError, Parameter
 
 from openclara.cli import render
-from openclara.cli.loading import load_model, open_index
-from openclara.cli.options import AtLeastOne, Flag, Json, ModelOptions, Quantization, Words
+from openclara.cli.loading import load_model_to_add, open_index
+from openclara.cli.options import AtLeastOne, Flag, Json, ModelOptions, Words
 from openclara.errors import DataError
+from openclara.index.layout import Quantization
 
 if TYPE_CHECKING:
     from openclara.types import Document
@@ -49,7 +50,6 @@ def add(
     """
     from openclara.data.reading import count_files
     from openclara.index import LatentIndex
-    from openclara.index.layout import Layout
 
     skipped: list[DataError] = []
     documents = _read(files, skipped if on_unreadable == "skip" else None)
@@ -57,11 +57,7 @@ def add(
     first = next(documents, None)
     if first is None:
         raise _nothing_read(skipped)
-    name = model.model
-    if Layout(path).manifest.exists():
-        with open_index(path) as index:
-            name, n_memory = name or index.spec.model, n_memory or index.spec.n_memory
-    clara = load_model(name or _default_model(), model, n_memory=n_memory)
+    clara = load_model_to_add(path, model, n_memory=n_memory)
     with (
         LatentIndex.open(path, clara.latent_spec, quantization=quantization) as index,
         render.adding(count_files(files)) as progress,
@@ -216,12 +212,6 @@ def _report_skipped(skipped: Sequence[DataError]) -> None:
         render.warning(f"skipped: {error}")
     if len(skipped) > SHOWN_PROBLEMS:
         render.warning(f"skipped: {len(skipped) - SHOWN_PROBLEMS:,} more")
-
-
-def _default_model() -> str:
-    from openclara.model.zoo import DEFAULT_MODEL
-
-    return DEFAULT_MODEL
 
 
 def _sizes(total: int, latents: int, database: int) -> str:

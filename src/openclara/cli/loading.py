@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,29 @@ def load_model(name: str, options: ModelOptions, *, n_memory: int | None = None)
         return Clara.load(
             _findable(name), base=options.base, device=options.device, n_memory=n_memory
         )
+
+
+def load_model_to_add(path: Path, options: ModelOptions, *, n_memory: int | None) -> Clara:
+    """The model to add documents with: that of the index at `path`, if there is one.
+
+    Args:
+        path: Folder of the index, which need not exist.
+        options: Which model the user says.
+        n_memory: Latents for each passage; the index's own number, or the model's, if None.
+    """
+    from openclara.index.layout import Layout
+    from openclara.model.zoo import DEFAULT_MODEL
+
+    if not Layout(path).manifest.exists():
+        return load_model(options.model or DEFAULT_MODEL, options, n_memory=n_memory)
+    with open_index(path) as index:
+        stored = index.spec
+    clara = load_model(options.model or stored.model, options, n_memory=n_memory)
+    if n_memory is None:
+        # Not asked of the model when loading it: another model may not have that many, and it is
+        # for the index to say that it is another one. The same one has them.
+        clara.latent_spec = replace(clara.latent_spec, n_memory=stored.n_memory)
+    return clara
 
 
 def load_model_of(index: LatentIndex, options: ModelOptions) -> Clara:

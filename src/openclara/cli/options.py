@@ -4,13 +4,11 @@
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from cyclopts import Parameter, validators
 
-Mode = Literal["hybrid", "latent", "lexical"]
-Context = Literal["latents", "text", "none"]
-Quantization = Literal["bf16", "int8", "int4"]
+from openclara.types import Mode
 
 AtLeastOne = Annotated[int, Parameter(validator=validators.Number(gte=1))]
 Flag = Annotated[bool, Parameter(negative="", show_default=False)]

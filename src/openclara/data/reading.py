@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from openclara.data.formats import SUFFIXES, read_file
-from openclara.data.sources import Found, SourceFile
+from openclara.data.sources import Found, SourceFile, in_index, is_index
 from openclara.errors import DataError
 
 if TYPE_CHECKING:
@@ -27,11 +27,11 @@ def read_documents(
 ) -> Iterator[Document]:
     r"""Read documents, one at a time, in an order that is the same every time.
 
-    A folder is read with its subfolders, sorted by path, without hidden files and with only the
-    suffixes in `SUFFIXES`. A pattern (`docs/**/*.md`) stands for the files it matches. `-` is
-    standard input: JSON Lines where the first line that is not blank is a JSON object, otherwise
-    one text. Any other name is a file; with an unknown suffix it is read as UTF-8 text. A file
-    that several names lead to is read once.
+    A folder is read with its subfolders, sorted by path, without hidden files and openclara
+    indexes, and with only the suffixes in `SUFFIXES`. A pattern (`docs/**/*.md`) stands for the
+    files it matches. `-` is standard input: JSON Lines where the first line that is not blank is
+    a JSON object, otherwise one text. Any other name is a file; with an unknown suffix it is read
+    as UTF-8 text. A file that several names lead to is read once.
 
     Ids do not change from run to run: the path below the given folder, or the path as given for
     a file named by itself, in POSIX form; records have their own `id`, or that path with
@@ -148,6 +148,8 @@ def _shortened(path: Path) -> str:
 
 
 def _in_folder(folder: Path) -> list[SourceFile | DataError]:
+    if is_index(folder):
+        return [DataError(f"{folder} is an openclara index; name the folder its documents are in")]
     errors: list[DataError] = []
     below = [
         path.relative_to(folder).as_posix()
@@ -176,7 +178,7 @@ def _walk(folder: Path, errors: list[DataError]) -> Iterator[Path]:
         fresh = []
         for name in sorted(folders):
             target = (Path(parent) / name).resolve()
-            if not name.startswith(".") and target not in seen:
+            if not name.startswith(".") and target not in seen and not is_index(target):
                 seen.add(target)
                 fresh.append(name)
         folders[:] = fresh
@@ -192,7 +194,11 @@ def _matching(pattern: str) -> list[SourceFile | DataError]:
         (SourceFile(path, path.as_posix()) for path in matches if path.is_file()),
         key=lambda file: file.id,
     )
-    taken = [file for file in files if named or file.suffix in SUFFIXES]
+    taken = [
+        file
+        for file in files
+        if (named or file.suffix in SUFFIXES) and not (file.path and in_index(file.path))
+    ]
     if taken:
         return [*taken]
     looked_for = "files" if named else f"files with one of {' '.join(SUFFIXES)}"

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 _BLOCK_BYTES = 1 << 20
 
+# As `index.layout` names them, written out again: reading lies below the index and does not import
+# it. A test makes an index and looks whether it is known for one.
+_INDEX_MANIFEST, _INDEX_DATABASE = "index.json", "documents.sqlite"
+_INDEX_FORMAT = b'"openclara-index"'
+
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
@@ -61,6 +66,22 @@ class Found(NamedTuple):
 
     document: Document
     number: int = 0
+
+
+def is_index(folder: Path) -> bool:
+    """Whether a folder is an openclara index: made from documents, it holds none to read."""
+    if not (folder / _INDEX_DATABASE).is_file():
+        return False
+    try:
+        with (folder / _INDEX_MANIFEST).open("rb") as manifest:
+            return _INDEX_FORMAT in manifest.read(_BLOCK_BYTES)
+    except OSError:
+        return False
+
+
+def in_index(path: Path) -> bool:
+    """Whether a file that could be read as a document is part of an openclara index."""
+    return path.name == _INDEX_MANIFEST and is_index(path.parent)
 
 
 def decoded(stream: IO[bytes] | gzip.GzipFile, name: str) -> Iterator[str]:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from openclara.index.layout import Quantization
     from openclara.index.reports import AddReport, CompactReport, IndexInfo, VerifyReport
-    from openclara.index.search import Mode
     from openclara.index.store import LatentIndex
 
 __all__ = [
@@ -15,7 +14,6 @@ __all__ = [
     "CompactReport",
     "IndexInfo",
     "LatentIndex",
-    "Mode",
     "Quantization",
     "VerifyReport",
 ]
@@ -25,7 +23,6 @@ _HOMES = {
     "CompactReport": "reports",
     "IndexInfo": "reports",
     "LatentIndex": "store",
-    "Mode": "search",
     "Quantization": "layout",
     "VerifyReport": "reports",
 }

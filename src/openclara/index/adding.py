@@ -174,7 +174,8 @@ class Group:
     """Changes that wait to be committed together; the last one of each document counts.
 
     Attributes:
-        changes: By document id; a bare document keeps its latents and gets a new source or metadata.
+        changes: By document id; a bare document keeps its latents and gets a new source or
+            metadata.
         latent_bytes: Size of the waiting latents.
         started: When the group was begun, by the monotonic clock, in seconds.
     """

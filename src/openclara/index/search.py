@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 import torch
 
@@ -21,7 +21,7 @@ from openclara.index.ranking import (
     unit,
     words_of,
 )
-from openclara.types import Hit
+from openclara.types import Hit, Mode
 
 if TYPE_CHECKING:
     import sqlite3
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 
     from openclara.index.views import View
     from openclara.types import Document, LatentSpec
-
-Mode = Literal["latent", "lexical", "hybrid"]
-"""By cosine of the latents, by BM25 of the words, or by both."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,9 +33,15 @@ if TYPE_CHECKING:
 
     from openclara.index.layout import Quantization
     from openclara.index.reports import AddReport
-    from openclara.index.search import Mode
     from openclara.index.verification import Findings
-    from openclara.types import CompressedDocument, Compression, Document, Hit, LatentSpec
+    from openclara.types import (
+        CompressedDocument,
+        Compression,
+        Document,
+        Hit,
+        LatentSpec,
+        Mode,
+    )
 
 PAGE = 256
 """Documents read at once while listing."""

@@ -87,10 +87,13 @@ class Checkpoint:
 
 def _flat(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """All tensors under one set of names, rounded as they are stored."""
-    flat = {"memory": checkpoint.memory, "token_weight": checkpoint.token_weight}
+    flat = {"memory": checkpoint.memory}
     for role, state in checkpoint.roles.items():
         flat |= {f"{role}.{name}": tensor for name, tensor in state.items()}
-    return {name: flat[name].detach().cpu().bfloat16().contiguous() for name in sorted(flat)}
+    flat = {name: tensor.bfloat16() for name, tensor in flat.items()}
+    # Not rounded: most rare tokens would tie, and other tokens be anchors than in training.
+    flat["token_weight"] = checkpoint.token_weight.float()
+    return {name: flat[name].detach().cpu().contiguous() for name in sorted(flat)}
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:

@@ -1,0 +1,86 @@
+"""The figures of the README, printed from the JSON that the other files here wrote.
+
+    make bench && python benchmarks/figures.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> None:
+    """Print Markdown."""
+    lines = [*speed(), "", *search()]
+    print("\n".join(lines))
+
+
+def read(name: str) -> Any:
+    """One benchmark's output."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def speed() -> list[str]:
+    """Compression, first token and training choices, each against what it is measured against."""
+    compress, first, training = read("compress"), read("first_token"), read("training")
+    machine = compress["machine"]
+    lines = [
+        f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}, bf16; "
+        "medians, with least and largest in brackets; each ratio from one run, sides in turn.",
+        "",
+        "| | openclara | against | ratio |",
+        "|---|---|---|---|",
+    ]
+    for passages, row in compress["passages"].items():
+        rates = row["documents_per_s"]
+        lines.append(
+            f"| compress passages of {passages}, {compress['n_memory']} latents, documents/s "
+            f"| {cell(rates['openclara'], 1)} | plain loop {cell(rates['plain_loop'], 1)} "
+            f"| {cell(row['ratio'], 1)} |"
+        )
+    times = first["first_token_ms"]
+    tokens = first["prompt_tokens"]
+    lines.append(
+        f"| first token from an index of {first['documents']:,}, k = {first['k']}, ms "
+        f"({tokens['latents']} prompt positions) | {cell(times['latents'], 0)} "
+        f"| full text, {tokens['text']:,} positions: {cell(times['text'], 0)} "
+        f"| {cell(first['ratio'], 1)} |"
+    )
+    names = {"attention": "attention, forward and backward", "low_rank": "linear layer with LoRA"}
+    for key, name in names.items():
+        row = training[key]
+        lines.append(
+            f"| {name}, ms | {cell(row['ours_ms'], 1)} | torch's own {cell(row['replaced_ms'], 1)} "
+            f"| {cell(row['ratio'], 1)} |"
+        )
+    return lines
+
+
+def search() -> list[str]:
+    """Search time and size by documents and quantisation."""
+    lines = [
+        "| documents | latents as | bytes per document | latent search, ms | hybrid, ms |",
+        "|---|---|---|---|---|",
+    ]
+    for row in read("search")["rows"]:
+        times = row["search_ms"]
+        lines.append(
+            f"| {row['documents']:,} | {row['quantization']} | {row['bytes_per_document']:,.0f} "
+            f"| {cell(times['latent'], 1)} | {cell(times['hybrid'], 1)} |"
+        )
+    return lines
+
+
+def cell(spread: dict[str, float], digits: int) -> str:
+    """Median and range."""
+    return (
+        f"{spread['median']:,.{digits}f} [{spread['min']:,.{digits}f}, "
+        f"{spread['max']:,.{digits}f}]"
+    )
+
+
+if __name__ == "__main__":
+    main()
