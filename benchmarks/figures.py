@@ -1,6 +1,6 @@
 """The figures of the README, printed from the JSON that the other files here wrote.
 
-    make bench && python benchmarks/figures.py
+make bench && python benchmarks/figures.py
 """
 
 from __future__ import annotations
@@ -77,8 +77,7 @@ def search() -> list[str]:
 def cell(spread: dict[str, float], digits: int) -> str:
     """Median and range."""
     return (
-        f"{spread['median']:,.{digits}f} [{spread['min']:,.{digits}f}, "
-        f"{spread['max']:,.{digits}f}]"
+        f"{spread['median']:,.{digits}f} [{spread['min']:,.{digits}f}, {spread['max']:,.{digits}f}]"
     )
 
 

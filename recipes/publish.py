@@ -1,8 +1,8 @@
 """Put a finished run into the package's zoo, with its scores and a card.
 
-    python benchmarks/answers.py data/eval/squad.jsonl.gz --limit 500 --model runs/joint \
+python benchmarks/answers.py data/eval/squad.jsonl.gz --limit 500 --model runs/joint \
         --n-memory 16 32 64 --json > answers.json
-    python recipes/publish.py runs/joint smollm2-135m answers.json
+python recipes/publish.py runs/joint smollm2-135m answers.json
 """
 
 from __future__ import annotations

@@ -51,9 +51,7 @@ def cover_match(prediction: str, answer: str) -> float:
     return float(set(normalise(answer).split()) <= set(normalise(prediction).split()))
 
 
-def best(
-    metric: Callable[[str, str], float], prediction: str, answers: Sequence[str]
-) -> float:
+def best(metric: Callable[[str, str], float], prediction: str, answers: Sequence[str]) -> float:
     """The metric against the alias that suits the prediction best."""
     return max(metric(prediction, answer) for answer in answers)
 
