@@ -92,7 +92,8 @@ def _stage(stage: dict[str, Any]) -> str:
     )
     return (
         f"- {stage['stage']}: {stage['steps']} steps, {stage['tokens']:,} tokens, drawn from "
-        f"{stage['examples']:,} examples of {files}, learning rate {stage['recipe']['optim']['lr']:g}"
+        f"{stage['examples']:,} examples of {files}, learning rate "
+        f"{stage['recipe']['optim']['lr']:g}"
     )
 
 

@@ -87,7 +87,8 @@ class Collator:
         """Estimated positions of an example over all forward passes."""
         turns = self._turns(example)
         written = sum(len(q) + len(a) + 12 for q, a in turns)
-        n_chosen = 1 if self.stage.kind == "compress" else self.stage.k
+        most = 1 if self.stage.kind == "compress" else self.stage.k
+        n_chosen = min(most, len(example.texts))
         longest = max(len(text) for text in example.texts)
         read = min(self._n_read(), len(example.texts)) * (longest + n_memory + 3)
         return read + n_chosen * (n_memory + 1) + written + PROMPT_MARGIN
