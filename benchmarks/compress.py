@@ -100,10 +100,11 @@ def main() -> None:
     """Time both on 180- and 60-word passages."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--documents", type=int, default=64)
+    parser.add_argument("--n-memory", type=int, default=16)
+    parser.add_argument("--documents", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    clara = Clara.load(options.model)
+    clara = Clara.load(options.model, n_memory=options.n_memory)
     plain = PlainLoop(options.model, clara.latent_spec.n_memory)
     result: dict[str, Any] = {"machine": machine(), "n_memory": plain.n_memory, "passages": {}}
     for n_words in (180, 60):

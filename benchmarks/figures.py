@@ -44,7 +44,8 @@ def speed() -> list[str]:
     times = first["first_token_ms"]
     tokens = first["prompt_tokens"]
     lines.append(
-        f"| first token from an index of {first['documents']:,}, k = {first['k']}, ms "
+        f"| first token from an index of {first['documents']:,}, k = {first['k']}, "
+        f"{first['n_memory']} latents, ms "
         f"({tokens['latents']} prompt positions) | {cell(times['latents'], 0)} "
         f"| full text, {tokens['text']:,} positions: {cell(times['text'], 0)} "
         f"| {cell(first['ratio'], 1)} |"

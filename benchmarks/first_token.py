@@ -31,12 +31,13 @@ def main() -> None:
     """Build an index of real and filler documents, ask in both ways."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--n-memory", type=int, default=16)
     parser.add_argument("--documents", type=int, default=2000)
     parser.add_argument("--k", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
-    clara = Clara.load(options.model)
+    clara = Clara.load(options.model, n_memory=options.n_memory)
     documents = passages_of_tokens(clara, options.tokens, options.k)
     with tempfile.TemporaryDirectory() as folder:
         index = LatentIndex.open(Path(folder) / "bench.idx", clara.latent_spec)
