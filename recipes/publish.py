@@ -45,7 +45,8 @@ On two CPU cores, by the recipes in `recipes/`, {tokens:,} tokens in all:
 
 It is a first model, made within hours on a small machine: it shows that the whole chain works,
 and will be replaced by a better one. It answers from English passages, in a few words, and is
-often wrong; its reasoner has seen few questions, which is why search is hybrid by default. Latents
+often wrong. Its reasoner has seen few questions: in a hybrid search the latents have a weight of
+{latent_weight:g} and the words the rest (`benchmarks/retrieval.py` prints what each finds). Latents
 are not anonymous: much of a text can be read back from them.
 
 Multi-passage training rows come in part from the development splits of HotpotQA, MuSiQue and
@@ -61,11 +62,18 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("name")
     parser.add_argument("answers", type=Path)
+    parser.add_argument("--latent-weight", type=float, default=0.5)
+    parser.add_argument("--n-memory", type=int)
     options = parser.parse_args()
     answers: dict[str, Any] = json.loads(options.answers.read_text())
     answers["model"] = options.name
     checkpoint = load_checkpoint(options.run)
-    card = replace(checkpoint.card, metrics={answers["records"]: answers})
+    card = replace(
+        checkpoint.card,
+        metrics={answers["records"]: answers},
+        latent_weight=options.latent_weight,
+        default_n_memory=options.n_memory or checkpoint.card.default_n_memory,
+    )
     folder = ZOO / options.name
     save_checkpoint(folder, replace(checkpoint, card=card))
     rates = sorted({16, 32, card.n_memory})
@@ -75,6 +83,7 @@ def main() -> None:
         n_memory=card.n_memory,
         rates=", ".join(f"{m} latents ({card.doc_max_length / m:g}x)" for m in rates),
         default_n_memory=card.default_n_memory,
+        latent_weight=card.latent_weight,
         default_rate=card.doc_max_length / card.default_n_memory,
         n=answers["n"],
         asked=" ".join(str(m) for m in rates),

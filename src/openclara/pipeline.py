@@ -263,7 +263,13 @@ class Clara:
             latents_QMD = self.reason(questions, n_memory=used)
         embed_ms = _ms_since(started)
         hits = index.search(
-            questions, latents_QMD, k=k, mode=mode, where=where, with_latents=with_latents
+            questions,
+            latents_QMD,
+            k=k,
+            mode=mode,
+            where=where,
+            latent_weight=self.card.latent_weight,
+            with_latents=with_latents,
         )
         return hits, embed_ms
 

@@ -104,13 +104,24 @@ def cosines(
     return found.tolist()
 
 
+FUNCTION_WORDS = frozenset(
+    "a about an and are as at be been by did do does for from had has have how in into is it its of "
+    "on or that the their these they this those to was were what when where which who whom whose "
+    "why will with".split()
+)
+"""English words that carry structure, not content."""
+
+
 def words_of(question: str) -> str | None:
     """A question as an FTS5 expression that any of its words satisfies; None where it has no word.
 
-    Whatever the user typed is data: operators, quotes and wildcards become separators.
+    Whatever the user typed is data: operators, quotes and wildcards become separators. Words that
+    most English texts hold are left out while others remain: BM25 gives them next to no weight,
+    and each would make the database score nearly every chunk.
     """
     kept = (c if unicodedata.category(c)[0] in "LNM" else " " for c in question)
-    words = dict.fromkeys("".join(kept).split())
+    words = list(dict.fromkeys("".join(kept).split()))
+    words = [word for word in words if word.lower() not in FUNCTION_WORDS] or words
     return " OR ".join(f'"{word}"' for word in words) or None
 
 
@@ -158,20 +169,23 @@ def allowed_chunks(
     return np.fromiter((key for (key,) in rows), dtype=np.int64)
 
 
-def fuse(cosine: Mapping[int, float], bm25: Mapping[int, float]) -> dict[int, float]:
+def fuse(
+    cosine: Mapping[int, float], bm25: Mapping[int, float], *, latent_weight: float = 0.5
+) -> dict[int, float]:
     """Reciprocal rank fusion of two orders, best first.
 
     Args:
         cosine: Every candidate with its cosine.
-        bm25: Those of them that hold a word of the question.
+        bm25: Those of them that the words of the question nominated.
+        latent_weight: Part of the first order in the sum, 0 to 1.
 
     Returns:
         Candidate to score, 1.0 for one that leads both orders; ties go to the higher cosine.
     """
     scores = dict.fromkeys(cosine, 0.0)
-    for order in (cosine, bm25):
+    for order, weight in ((cosine, latent_weight), (bm25, 1 - latent_weight)):
         for rank, key in enumerate(sorted(order, key=lambda key: (-order[key], key)), start=1):
-            scores[key] += (FUSION_CONSTANT + 1) / (FUSION_CONSTANT + rank) / 2
+            scores[key] += weight * (FUSION_CONSTANT + 1) / (FUSION_CONSTANT + rank)
     ranked = sorted(scores, key=lambda key: (-scores[key], -cosine[key], key))
     return {key: scores[key] for key in ranked}
 

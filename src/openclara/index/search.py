@@ -65,6 +65,7 @@ class Search:
         k: Hits for each question.
         mode: How to rank.
         pool: Candidates from each side of a hybrid search.
+        latent_weight: Part of the latents in a hybrid search, 0 to 1.
         with_latents: Whether hits carry latents.
     """
 
@@ -74,6 +75,7 @@ class Search:
     k: int
     mode: Mode
     pool: int
+    latent_weight: float
     with_latents: bool
 
     @classmethod
@@ -86,6 +88,7 @@ class Search:
         k: int,
         mode: Mode,
         pool: int,
+        latent_weight: float,
         with_latents: bool,
     ) -> Search:
         """Refuse arguments that do not fit the index or each other.
@@ -100,6 +103,8 @@ class Search:
             raise ConfigError(
                 f"the search mode {mode!r} does not exist: use {', '.join(get_args(Mode))}"
             )
+        if not 0 <= latent_weight <= 1:
+            raise ConfigError(f"latent_weight must be from 0 to 1, not {latent_weight}")
         if k < 1 or pool < 1:
             raise ConfigError(f"k and pool must be at least 1, not {k} and {pool}")
         for position, question in enumerate(questions):
@@ -113,7 +118,9 @@ class Search:
             raise ConfigError(
                 f"a {mode} search needs the latents of its questions: use mode lexical"
             )
-        return cls(questions, queries_QE, n_memory, k, mode, max(pool, k), with_latents)
+        return cls(
+            questions, queries_QE, n_memory, k, mode, max(pool, k), latent_weight, with_latents
+        )
 
     def run(
         self,
@@ -157,9 +164,8 @@ class Search:
         if self.mode == "lexical":
             bm25 = by_words(connection, expression, k=self.k, among=among)
         elif self.mode == "hybrid":
-            leading = by_words(connection, expression, k=self.pool, among=among)
-            near = sorted({*near, *leading})
-            bm25 = by_words(connection, expression, k=len(near), among=near)
+            bm25 = by_words(connection, expression, k=self.pool, among=among)
+            near = sorted({*near, *bm25})
         cosine: dict[int, float] = {}
         if self.queries is not None:
             keys = list(bm25) if self.mode == "lexical" else near
@@ -173,7 +179,7 @@ class Search:
             case "latent":
                 scores = dict(sorted(cosine.items(), key=lambda item: (-item[1], item[0])))
             case "hybrid":
-                scores = fuse(cosine, bm25)
+                scores = fuse(cosine, bm25, latent_weight=self.latent_weight)
         return [
             Ranked(key, score, cosine.get(key)) for key, score in list(scores.items())[: self.k]
         ]

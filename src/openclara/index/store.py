@@ -314,6 +314,7 @@ class LatentIndex:
         mode: Mode = "hybrid",
         where: Sequence[str] = (),
         pool: int = 100,
+        latent_weight: float = 0.5,
         with_latents: bool = True,
     ) -> list[list[Hit]]:
         """Find the chunks that answer each question best.
@@ -328,6 +329,7 @@ class LatentIndex:
                 of each are ordered by reciprocal rank fusion.
             where: Filters such as `lang=en` that the documents must all satisfy.
             pool: Candidates from each side in a hybrid search; at least k are taken.
+            latent_weight: Part of the latents in the fusion, 0 to 1; BM25 has the rest.
             with_latents: Whether hits carry their latents.
 
         Returns:
@@ -339,7 +341,14 @@ class LatentIndex:
             FormatError: The index is damaged.
         """
         search = Search.checked(
-            self.spec, questions, latents, k=k, mode=mode, pool=pool, with_latents=with_latents
+            self.spec,
+            questions,
+            latents,
+            k=k,
+            mode=mode,
+            pool=pool,
+            latent_weight=latent_weight,
+            with_latents=with_latents,
         )
         sql, parameters = condition(where)
 

@@ -39,6 +39,7 @@ class Card:
         doc_max_length: Longest chunk, in tokens.
         rank: LoRA rank.
         alpha: LoRA alpha.
+        latent_weight: Part of the latents in a hybrid search; how far its reasoner can be trusted.
         memory: `learned` rows, or rows `anchored` at tokens of the text.
         latent_gain: Factor on spliced latents.
         stage: The last stage trained.
@@ -56,6 +57,7 @@ class Card:
     latent_gain: float
     stage: str
     memory: str = "learned"
+    latent_weight: float = 0.5
     training: list[dict[str, Any]] = field(default_factory=list)
     metrics: dict[str, Any] = field(default_factory=dict)
 
