@@ -105,9 +105,55 @@ def cosines(
 
 
 FUNCTION_WORDS = frozenset(
-    "a about an and are as at be been by did do does for from had has have how in into is it its of "
-    "on or that the their these they this those to was were what when where which who whom whose "
-    "why will with".split()
+    [
+        "a",
+        "about",
+        "an",
+        "and",
+        "are",
+        "as",
+        "at",
+        "be",
+        "been",
+        "by",
+        "did",
+        "do",
+        "does",
+        "for",
+        "from",
+        "had",
+        "has",
+        "have",
+        "how",
+        "in",
+        "into",
+        "is",
+        "it",
+        "its",
+        "of",
+        "on",
+        "or",
+        "that",
+        "the",
+        "their",
+        "these",
+        "they",
+        "this",
+        "those",
+        "to",
+        "was",
+        "were",
+        "what",
+        "when",
+        "where",
+        "which",
+        "who",
+        "whom",
+        "whose",
+        "why",
+        "will",
+        "with",
+    ]
 )
 """English words that carry structure, not content."""
 
