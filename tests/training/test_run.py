@@ -171,6 +171,19 @@ def test_gradient_checkpointing_changes_no_bit_of_a_run(
     assert contexts.count("compressor") == contexts.count("generator") == n_passes
 
 
+def test_runs_of_different_precision_in_one_process(tiny_base, data, tmp_path):
+    for precision in ("fp32", "bf16", "fp32"):
+        runtime = {"device": "cpu", "precision": precision}
+        recipe = made(
+            tmp_path / f"{precision}-{len(list(tmp_path.iterdir()))}",
+            tiny_base,
+            data,
+            optim={"steps": 1},
+            runtime=runtime,
+        )
+        assert (train(recipe) / "openclara.json").is_file()
+
+
 def test_anchored_memory_resumes_and_is_inherited(tiny_base, data, tmp_path):
     def recipe(name):
         return made(tmp_path / name, tiny_base, data, model={"memory": "anchored"})

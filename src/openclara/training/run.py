@@ -81,6 +81,7 @@ def train(
         ModelError: The base or the parent run cannot be loaded.
     """
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
     from accelerate.utils import set_seed
 
     parent = None
@@ -103,6 +104,8 @@ def train(
     tokenizer = TextTokenizer(load_tokenizer(source))
     examples = load_examples(recipe, tokenizer)
     model = build_model(recipe, load_lm(source, device=device, dtype=dtype), parent, examples)
+    # accelerate fixes the precision for the whole process; a second run may want another.
+    AcceleratorState._reset_state()
     accelerator = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision="bf16" if dtype == torch.bfloat16 else "no",
