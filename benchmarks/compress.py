@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--n-memory", type=int, default=16)
     parser.add_argument("--documents", type=int, default=48)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     clara = Clara.load(options.model, n_memory=options.n_memory)
     plain = PlainLoop(options.model, clara.latent_spec.n_memory)
