@@ -23,6 +23,9 @@ NAME = "grouped_matmul"
 MAX_POSITIONS = 2048
 """Above this many key positions the score matrix costs more memory than it saves time."""
 
+MIN_BLOCK, MAX_BLOCKS = 64, 4
+"""Causal queries are taken in blocks, each against the keys up to its end alone."""
+
 
 def grouped_attention(
     module: nn.Module,
@@ -49,25 +52,40 @@ def grouped_attention(
     Returns:
         (B, T, H, D) attended values, and None in place of the attention weights.
     """
-    n_rows, n_heads, n_query, width = query.shape
-    n_key_heads, n_keys = key.shape[1], key.shape[2]
+    n_query, n_keys, width = query.shape[2], key.shape[2], query.shape[3]
     if n_keys > MAX_POSITIONS or dropout > 0.0 or query.device.type != "cpu":
         fused: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return fused
-    groups = n_heads // n_key_heads
     scale = width**-0.5 if scaling is None else scaling
-    query = (query * scale).reshape(n_rows * n_key_heads, groups * n_query, width)
+    n_blocks = min(MAX_BLOCKS, n_query // MIN_BLOCK) if attention_mask is None else 1
+    if n_query != n_keys or n_blocks < 2:
+        return _attend(query * scale, key, value, attention_mask), None
+    # Causal from the first key on: a block of queries need not see the keys after it.
+    ends = [n_query * (block + 1) // n_blocks for block in range(n_blocks)]
+    blocks = [
+        _attend(query[:, :, start:end] * scale, key[:, :, :end], value[:, :, :end], None)
+        for start, end in zip([0, *ends], ends, strict=False)
+    ]
+    return torch.cat(blocks, dim=1), None
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """(B, T, H, D) from a scaled query; without a mask the last query sees the last key."""
+    n_rows, n_heads, n_query, width = query.shape
+    n_key_heads, n_keys = key.shape[1], key.shape[2]
+    groups = n_heads // n_key_heads
+    query = query.reshape(n_rows * n_key_heads, groups * n_query, width)
     key = key.reshape(n_rows * n_key_heads, n_keys, width)
     value = value.reshape(n_rows * n_key_heads, n_keys, width)
     scores = torch.bmm(query, key.transpose(1, 2))
-    bias = _bias(attention_mask, n_query, n_keys, scores)
+    bias = _bias(mask, n_query, n_keys, scores)
     if bias is not None:
         # In place: the product's own value is not needed at backward.
         scores.view(n_rows, n_heads, n_query, n_keys).add_(bias)
     attended = torch.bmm(torch.softmax(scores, dim=-1), value)
-    return attended.view(n_rows, n_heads, n_query, width).transpose(1, 2), None
+    return attended.view(n_rows, n_heads, n_query, width).transpose(1, 2)
 
 
 def _bias(mask: Tensor | None, n_query: int, n_keys: int, like: Tensor) -> Tensor | None:
