@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -27,10 +28,4 @@ def machine() -> dict[str, Any]:
 
 def spread(values: list[float]) -> dict[str, float]:
     """Median, least and largest of some timings, and how many there were."""
-    ordered = sorted(values)
-    return {
-        "median": ordered[len(ordered) // 2],
-        "min": ordered[0],
-        "max": ordered[-1],
-        "n": len(ordered),
-    }
+    return {"median": median(values), "min": min(values), "max": max(values), "n": len(values)}
