@@ -41,15 +41,15 @@ def speed() -> list[str]:
             f"| {cell(rates['openclara'], 1)} | plain loop {cell(rates['plain_loop'], 1)} "
             f"| {cell(row['ratio'], 1)} |"
         )
-    times = first["first_token_ms"]
-    tokens = first["prompt_tokens"]
-    lines.append(
-        f"| first token from an index of {first['documents']:,}, k = {first['k']}, "
-        f"{first['n_memory']} latents, ms "
-        f"({tokens['latents']} prompt positions) | {cell(times['latents'], 0)} "
-        f"| full text, {tokens['text']:,} positions: {cell(times['text'], 0)} "
-        f"| {cell(first['ratio'], 1)} |"
-    )
+    times, tokens = first["first_token_ms"], first["prompt_tokens"]
+    for key, name in {"text": "full text", "text_transformers": "the same in transformers"}.items():
+        lines.append(
+            f"| first token from an index of {first['documents']:,}, k = {first['k']}, "
+            f"{first['n_memory']} latents, ms ({tokens['latents']} prompt positions) "
+            f"| {cell(times['latents'], 0)} "
+            f"| {name}, {tokens['text']:,} positions: {cell(times[key], 0)} "
+            f"| {cell(first['ratio'][key], 1)} |"
+        )
     names = {"attention": "attention, forward and backward", "low_rank": "linear layer with LoRA"}
     for key, name in names.items():
         row = training[key]

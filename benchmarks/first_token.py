@@ -4,7 +4,8 @@
 
 The latent side counts everything: embedding the question, searching the index, reading the stored
 latents, and the prompt. The text side is given the same five passages for nothing and counts the
-prompt alone. Same base, same precision, same process, in turn; prints JSON.
+prompt alone, once as this library reads it and once as transformers does, on the same weights with
+its fused attention. Same precision, same process, in turn; prints JSON.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from machine import machine, spread
 from texts import passages_of
 
 from openclara import Clara, LatentIndex
+from openclara.model.base import choose_device, choose_dtype, find_base, load_lm
 from openclara.model.generator import Decoding
 from openclara.types import CompressedDocument, Document
 
@@ -43,16 +46,19 @@ def main() -> None:
         index = LatentIndex.open(Path(folder) / "bench.idx", clara.latent_spec)
         index.add(clara.compress(documents))
         index.add(filler(clara, options.documents - len(documents)))
-        latent_ms, text_ms, ratios, latent_tokens, text_tokens = [], [], [], 0, 0
+        plain = PlainReader(clara)
+        times: dict[str, list[float]] = {"latents": [], "text": [], "text_transformers": []}
+        tokens = {}
         for number in range(options.rounds + 2):
             answer = clara.ask(QUESTION, index, k=options.k, mode="hybrid", decoding=ONE_TOKEN)
             text = clara.ask(QUESTION, documents=documents, context="text", decoding=ONE_TOKEN)
-            latent_tokens, text_tokens = answer.usage.prompt_tokens, text.usage.prompt_tokens
+            tokens = {"latents": answer.usage.prompt_tokens, "text": text.usage.prompt_tokens}
+            plain_ms = plain.first_token_ms(tokens["text"])
             if number < 2:
                 continue  # the first rounds pay for merging and warming up
-            latent_ms.append(answer.usage.first_token_ms)
-            text_ms.append(text.usage.first_token_ms - text.usage.search_ms)
-            ratios.append(text_ms[-1] / latent_ms[-1])
+            times["latents"].append(answer.usage.first_token_ms)
+            times["text"].append(text.usage.first_token_ms - text.usage.search_ms)
+            times["text_transformers"].append(plain_ms)
         index.close()
     result: dict[str, Any] = {
         "machine": machine(),
@@ -60,11 +66,31 @@ def main() -> None:
         "k": options.k,
         "passage_tokens": options.tokens,
         "n_memory": clara.latent_spec.n_memory,
-        "prompt_tokens": {"latents": latent_tokens, "text": text_tokens},
-        "first_token_ms": {"latents": spread(latent_ms), "text": spread(text_ms)},
-        "ratio": spread(ratios),
+        "prompt_tokens": tokens,
+        "first_token_ms": {name: spread(values) for name, values in times.items()},
+        "ratio": {
+            name: spread([a / b for a, b in zip(times[name], times["latents"], strict=True)])
+            for name in ("text", "text_transformers")
+        },
     }
     print(json.dumps(result, indent=2))
+
+
+class PlainReader:
+    """The base as transformers loads it, told only to compute the last position's logits."""
+
+    def __init__(self, clara: Clara) -> None:
+        device = choose_device()
+        self.lm = load_lm(find_base(clara.card.base), device=device, dtype=choose_dtype(device))
+        self.lm.set_attn_implementation("sdpa")
+
+    @torch.inference_mode()
+    def first_token_ms(self, n_tokens: int) -> float:
+        """Milliseconds for a prompt of so many tokens; which ones they are makes no difference."""
+        ids_BT = torch.arange(100, 100 + n_tokens, device=self.lm.device).unsqueeze(0)
+        started = time.perf_counter()
+        self.lm(input_ids=ids_BT, use_cache=True, logits_to_keep=1).logits.argmax(-1).item()
+        return (time.perf_counter() - started) * 1000
 
 
 def passages_of_tokens(clara: Clara, n_tokens: int, count: int) -> list[Document]:

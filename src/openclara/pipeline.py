@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 WINDOW_CHUNKS = 256
 """Chunks gathered before they are sorted by length and batched."""
 
-BATCH_POSITIONS = 1024
+BATCH_POSITIONS = 2048
 """Padded positions of one compressor batch; larger ones fall out of a CPU's cache."""
 
 

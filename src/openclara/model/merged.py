@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from openclara.model.fused import fuse
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -52,6 +54,7 @@ class MergedRoles:
             shared = {id(tensor): tensor for tensor in self.lm.parameters()}
             merged = copy.deepcopy(self.lm, shared)
             self._add_delta(merged, self._states[role])
+            fuse(merged)
             self._copies[role] = merged
         return self._copies[role]
 
