@@ -18,7 +18,7 @@ import torch
 from machine import machine
 
 from openclara import Clara
-from openclara.config import load_recipe
+from openclara.config import RunConfig, read_recipe
 from openclara.data.batches import prompt_batch, text_batch
 from openclara.evaluation.metrics import interval
 from openclara.training.examples import load_examples
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--n-memory", type=int, nargs="*", default=[16, 64])
     parser.add_argument("--limit", type=int, default=100)
     options = parser.parse_args()
-    recipe = load_recipe(options.recipe, {"data_root": options.data_root})
+    recipe = read_recipe(RunConfig, options.recipe, {"data_root": options.data_root})
     clara = Clara.load(options.model)
     held_out = load_examples(recipe, clara.tokenizer).held_out
     asked = [example for example in held_out if example.is_question][: options.limit]

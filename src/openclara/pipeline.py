@@ -452,9 +452,9 @@ class Clara:
 
     def _text_prompt(self, question: str, hits: Sequence[Hit]) -> tuple[int, ...]:
         chat = self.tokenizer.chat
-        passages = "\n\n".join(framed(hit.document.title, hit.text) for hit in hits)
-        background, asked = self.tokenizer.encode([passages, question])
-        return (*chat.before_background, *background, *chat.question(asked))
+        passages = [framed(hit.document.title, hit.text) for hit in hits]
+        asked, *texts = self.tokenizer.encode([question, *passages])
+        return (*chat.before_background, *chat.text_background(texts), *chat.question(asked))
 
     # -- the published calls ----------------------------------------------------------------------
 

@@ -93,7 +93,7 @@ def test_errors_of_a_recipe(cli, recipe, tmp_path):
 
 def test_overrides_are_values_of_toml_or_strings():
     words = ["--optim.lr=1e-4", "--output", "runs/x", "--data-root", "d", "--n_memory", "[4, 8]"]
-    assert overrides([*words, "--runtime.gradient_checkpointing", "true"]) == {
+    assert overrides([*words, "--runtime.gradient_checkpointing", "true"], RunConfig) == {
         "optim.lr": 1e-4,
         "output": "runs/x",
         "data_root": "d",

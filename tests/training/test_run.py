@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import make_checkpoint
 
-from openclara.config import OptimConfig, RunConfig, load_recipe
+from openclara.config import OptimConfig, RunConfig, read_recipe
 from openclara.errors import ConfigError, DataError, ModelError
 from openclara.model.adapters import AdapterRoles
 from openclara.model.checkpoint import MANIFEST, TENSORS, load_checkpoint
@@ -23,6 +23,10 @@ KINDS = {
     "compress": {"kind": "compress"},
     "instruct": {"kind": "instruct", "k": 2},
     "joint": {"kind": "joint", "k": 2, "n_candidates": 3, "temperature": 0.5},
+}
+BASELINES = {
+    "text": {"kind": "text", "k": 2},
+    "supervised": {"kind": "supervised", "n_candidates": 3, "temperature": 0.5},
 }
 
 
@@ -47,7 +51,7 @@ def data(tmp_path_factory):
 def made(output, base, root, kind="compress", parent=None, **parts):
     tree = {
         "output": output,
-        "stage": KINDS[kind],
+        "stage": {**KINDS, **BASELINES}[kind],
         "data": [{"path": "single.jsonl" if kind == "compress" else "records.jsonl"}],
         "data_root": root,
         "n_memory": (2, 5),
@@ -334,7 +338,33 @@ def test_repeating_what_the_parent_says_is_fine(chain, tiny_base, data, tmp_path
     assert load_checkpoint(train(recipe)).card.rank == 4
 
 
-@pytest.mark.parametrize("kind", ["instruct", "joint"])
+def held_out(folder, name):
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [line[f"held_out_{name}"] for line in lines if f"held_out_{name}" in line]
+
+
+def test_a_reader_of_text_is_a_generator_and_nothing_else(tiny_base, data, tmp_path):
+    folder = train(made(tmp_path / "run", tiny_base, data, "text", n_memory=(8,)))
+    assert set(load_checkpoint(folder).roles) == {"generator"}
+    assert held_out(folder, "answer")
+
+
+def test_labels_move_the_reasoner_and_leave_stored_latents_valid(tiny_base, data, chain, tmp_path):
+    recipe = made(
+        tmp_path / "run", tiny_base, data, "supervised", chain["instruct"], optim={"steps": 16}
+    )
+    before, after = (load_checkpoint(f) for f in (chain["instruct"], train(recipe)))
+    for role, state in before.roles.items():
+        for name, tensor in state.items():
+            assert torch.equal(tensor, after.roles[role][name])
+    assert torch.equal(before.memory, after.memory)
+    assert set(after.roles) == {*before.roles, "reasoner"}
+    assert held_out(tmp_path / "run", "ranking")
+    losses = [line["ranking"] for line in lines(tmp_path / "run") if "ranking" in line]
+    assert sum(losses[-4:]) < sum(losses[:4])
+
+
+@pytest.mark.parametrize("kind", ["joint", "supervised"])
 def test_a_later_stage_without_a_parent(tiny_base, data, tmp_path, kind):
     with pytest.raises(ConfigError, match=f"the {kind} stage needs a trained compressor"):
         train(made(tmp_path / "run", tiny_base, data, kind))
@@ -411,9 +441,9 @@ path = "a.jsonl"
 def test_a_recipe_with_overrides(tmp_path):
     path = tmp_path / "recipe.toml"
     path.write_text(RECIPE)
-    recipe = load_recipe(path, {"optim.lr": 0.5, "stage.alignment": 0.0})
+    recipe = read_recipe(RunConfig, path, {"optim.lr": 0.5, "stage.alignment": 0.0})
     assert (recipe.optim.lr, recipe.stage.alignment) == (0.5, 0.0)
-    assert load_recipe(path).optim.lr == OptimConfig().lr
+    assert read_recipe(RunConfig, path).optim.lr == OptimConfig().lr
 
 
 @pytest.mark.parametrize(
@@ -432,9 +462,9 @@ def test_a_wrong_recipe_is_named_by_its_field(tmp_path, text, overrides, message
     path = tmp_path / "recipe.toml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=message):
-        load_recipe(path, overrides)
+        read_recipe(RunConfig, path, overrides)
 
 
 def test_a_recipe_that_is_not_there(tmp_path):
     with pytest.raises(ConfigError, match="there is no recipe"):
-        load_recipe(tmp_path / "recipe.toml")
+        read_recipe(RunConfig, tmp_path / "recipe.toml")

@@ -10,14 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import make_tokenizer, plain_lm, random_roles, tiny_clara_model
 
-from openclara.config import CompressStage, InstructStage, JointStage
+from openclara import Clara, Document
+from openclara.config import (
+    CompressStage,
+    InstructStage,
+    JointStage,
+    SupervisedStage,
+    TextStage,
+)
 from openclara.data import prompts
 from openclara.data.prompts import PARAPHRASE_REQUEST
 from openclara.data.tokenizer import ENC, MEM_0, SEP, SLOT, TextTokenizer
 from openclara.model.adapters import ROLES
 from openclara.training.examples import Example
 from openclara.training.loop import trained_parameters
-from openclara.training.losses import alignment_loss, answer_loss
+from openclara.training.losses import alignment_loss, answer_loss, ranking_loss
 from openclara.training.stages import Collator, StageModule
 
 TOKENIZER = TextTokenizer(make_tokenizer())
@@ -25,7 +32,10 @@ COMPRESS = CompressStage(kind="compress")
 INSTRUCT = InstructStage(kind="instruct", k=2)
 # Warm enough that the soft weights do not saturate on random latents.
 JOINT = JointStage(kind="joint", k=2, n_candidates=3, temperature=0.5)
+TEXT = TextStage(kind="text", k=2)
+SUPERVISED = SupervisedStage(kind="supervised", n_candidates=3, temperature=0.5)
 STAGES = {"compress": COMPRESS, "instruct": INSTRUCT, "joint": JOINT}
+WITH_BASELINES = {**STAGES, "text": TEXT, "supervised": SUPERVISED}
 
 
 def example(texts, turns, *, gold=(0,), is_question=True):
@@ -64,6 +74,18 @@ def test_alignment_loss_by_hand():
     text, memory = torch.randn(2, 3, 6, generator=generator)
     gaps = [(text[r, d] - memory[r, d]).double() ** 2 for r in range(3) for d in range(6)]
     torch.testing.assert_close(alignment_loss(text, memory).double(), sum(gaps) / 18)
+
+
+def test_ranking_loss_by_hand():
+    scores = torch.tensor([[0.9, 0.1, 0.5, -0.2], [0.0, 0.3, 0.2, 0.1]])
+    relevant = torch.tensor([[True, False, True, False], [False, True, False, False]])
+    expected = 0.0
+    for row, gold in zip(scores.double() / 0.5, relevant, strict=True):
+        others = row[~gold].exp().sum()
+        terms = [-torch.log(one.exp() / (one.exp() + others)) for one in row[gold]]
+        expected += sum(terms) / len(terms) / 2
+    found = ranking_loss(scores, relevant, temperature=0.5)
+    torch.testing.assert_close(found.double(), expected)
 
 
 # ---- batches ----
@@ -171,6 +193,30 @@ def test_the_joint_stage_shows_k_of_its_candidates_and_reads_the_question():
     assert batch.n_tokens == (
         batch.documents.n_tokens + batch.prompts.n_tokens + batch.questions.n_tokens
     )
+
+
+def test_the_text_stage_reads_the_prompt_that_answering_from_text_does(tiny_model):
+    clara = Clara.load(str(tiny_model), precision="fp32")
+    batch = batch_of(TEXT, EXAMPLES[1:])
+    row, mask = batch.prompts.ids_BT[0], batch.prompts.target_mask_BT[0]
+    texts = TOKENIZER.decode(row.tolist()).split("Background:\n")[1].split("\n\nQuestion:")[0]
+    documents = [Document(id=text, text=text) for text in texts.split("\n\n")]
+    assert {TEXTS[2]} < {document.text for document in documents} < set(TEXTS)
+    asked = clara.ask("When does it leave?", documents=documents, context="text")
+    assert int(mask.nonzero()[0]) == asked.usage.prompt_tokens
+    assert TOKENIZER.decode(row[mask].tolist()) == "At nine"
+    assert batch.documents is None
+
+
+def test_labels_mark_the_gold_candidates_and_need_wrong_ones_as_well():
+    batch = batch_of(SUPERVISED)
+    shown = document_texts(batch)
+    marked = [text for text, gold in zip(shown, batch.relevant_BN.flatten(), strict=True) if gold]
+    assert marked == [TEXTS[0], TEXTS[2]]
+    usable = Collator(SUPERVISED, TOKENIZER).usable
+    assert usable(EXAMPLES[0])
+    assert not usable(example(TEXTS[:1], [("q", "a")]))
+    assert not usable(example(TEXTS[:3], [("q", "a")], gold=(0, 1, 2)))
 
 
 def test_control_text_in_records_stays_text():
@@ -298,6 +344,17 @@ def test_the_gain_scales_the_latents_in_a_prompt(tiny_base):
     assert (plain - expected).abs().max() > 0.01
 
 
+def test_the_text_loss_is_that_of_transformers_alone(tiny_base):
+    batch = batch_of(TEXT, EXAMPLES[1:])
+    generator = plain_lm(tiny_base, random_roles(plain_lm(tiny_base))["generator"])
+    row, mask = batch.prompts.ids_BT[0], batch.prompts.target_mask_BT[0]
+    with torch.no_grad():
+        loss = module(tiny_base, TEXT)(batch)
+        labels = row.masked_fill(~mask, -100)
+        expected = generator(input_ids=row[None], labels=labels[None]).loss.item()
+    assert loss.parts == {"answer": pytest.approx(expected, rel=1e-4)}
+
+
 # ---- where the gradient goes ----
 
 
@@ -321,13 +378,15 @@ TRAINED = {
     "compress": ("compressor", "generator", "memory"),
     "instruct": ("compressor", "generator", "memory"),
     "joint": ("reasoner", "generator"),
+    "text": ("generator",),
+    "supervised": ("reasoner",),
 }
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", TRAINED)
 def test_trained_tensors_get_a_gradient_and_frozen_ones_none(tiny_base, name, checkpointing):
-    found, _ = gradients(tiny_base, STAGES[name], checkpointing=checkpointing)
+    found, _ = gradients(tiny_base, WITH_BASELINES[name], checkpointing=checkpointing)
     for tensor, gradient in found.items():
         if tensor.startswith(TRAINED[name]):
             assert gradient is not None, tensor

@@ -42,9 +42,9 @@ def train(
     Returns:
         0 if the run is finished, 128 and the signal's number if a signal stopped it.
     """
-    from openclara.config import load_recipe
+    from openclara.config import RunConfig, read_recipe
 
-    config = load_recipe(recipe, overrides(options))
+    config = read_recipe(RunConfig, recipe, overrides(options, RunConfig))
     with render.waiting("loading base, model and data"):
         from openclara.training.run import train as carry_out
     with _signals() as received, _Display(config) as display:
@@ -62,15 +62,17 @@ def train(
     return 0
 
 
-def overrides(options: Sequence[str]) -> dict[str, Any]:
+def overrides(options: Sequence[str], kind: "type[BaseModel]") -> dict[str, Any]:
     """Read `--optim.lr 1e-4` and `--optim.lr=1e-4` as values of dotted names.
+
+    Args:
+        options: Words of the command line.
+        kind: The tree of models whose fields may be named.
 
     Raises:
         CycloptsError: An option is no field of a recipe, or lacks its value.
     """
-    from openclara.config import RunConfig
-
-    known = sorted(field_names(RunConfig))
+    known = sorted(field_names(kind))
     values: dict[str, Any] = {}
     words = iter(options)
     for word in words:
@@ -149,6 +151,7 @@ class _Display:
 
     def __init__(self, config: "RunConfig") -> None:
         self._config = config
+        self._loss = "ranking" if config.stage.kind == "supervised" else "answer"
         self._bar = render.steps("training", config.optim.steps)
         self._began = time.perf_counter()
         self._tokens_before: int | None = None
@@ -178,7 +181,7 @@ class _Display:
         seconds = time.perf_counter() - self._began
         tokens = progress.tokens - self._tokens_before
         rate = f" · {tokens / seconds:,.0f} tokens/s" if tokens else ""
-        details = f"loss {progress.metrics['answer']:.3f}{rate}"
+        details = f"loss {progress.metrics[self._loss]:.3f}{rate}"
         self._steps.at(progress.step, details)
         if progress.step % self._config.runtime.log_every == 0 and not self._steps.shown:
             render.note(f"step {progress.step:,} of {self._config.optim.steps:,} · {details}")

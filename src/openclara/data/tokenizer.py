@@ -104,6 +104,7 @@ class Chat:
         self.before_closed_question = closed[0]
         # A second turn starts as the closed-book one does, without the system turn before it.
         self.before_next_question = self._next_turn()
+        self._between = self._ids("\n\n")
 
     def _render(self, messages: list[dict[str, str]]) -> str:
         try:
@@ -153,6 +154,11 @@ class Chat:
     def background(self, n_documents: int, n_memory: int) -> tuple[int, ...]:
         """Slots for the latents of `n_documents`, each block ended by SEP."""
         return ((SLOT,) * n_memory + (SEP,)) * n_documents
+
+    def text_background(self, texts: Sequence[Sequence[int]]) -> tuple[int, ...]:
+        """Full passages in place of latents, given as ids, a blank line between them."""
+        parts = [(*(self._between if at else ()), *ids) for at, ids in enumerate(texts)]
+        return tuple(i for part in parts for i in part)
 
     def question(self, question_ids: Sequence[int], *, closed: bool = False) -> tuple[int, ...]:
         """From the end of the background, or the start if `closed`, to the answer's first token."""

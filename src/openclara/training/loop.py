@@ -82,6 +82,7 @@ class Trainer:
         self.accelerator = accelerator
         self.collator = Collator(recipe.stage, tokenizer)
         stage = StageModule(model, recipe.stage)
+        self.loss_name, self.trained_roles = stage.loss_name, stage.trained_roles
         self.parameters = trained_parameters(stage)
         optim = recipe.optim
         optimizer = torch.optim.AdamW(
@@ -141,7 +142,8 @@ class Trainer:
 
     def _batches(self, start: int) -> Iterator[tuple[StageBatch, int]]:
         """Micro-batches from number `start` on, without end."""
-        examples, seed = self.examples.training, self.recipe.runtime.seed
+        seed = self.recipe.runtime.seed
+        examples = [one for one in self.examples.training if self.collator.usable(one)]
         most = max(self.recipe.n_memory)
         costs = [self.collator.cost(example, most) for example in examples]
         number, epoch = 0, 0
@@ -162,24 +164,23 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, *, n_memory: int) -> float | None:
-        """Mean answer loss over the held-out examples at one rate; None without any."""
-        examples = self.examples.held_out
+        """Mean loss over the held-out examples at one rate; None without any."""
+        examples = [one for one in self.examples.held_out if self.collator.usable(one)]
         if not examples:
             return None
         self.stage.eval()
         costs = [self.collator.cost(example, n_memory) for example in examples]
         order = epoch_order(costs, batch_cost=self.recipe.optim.batch_tokens, seed=0, epoch=0)
-        total, n_targets = 0.0, 0
+        total, n_losses = 0.0, 0
         for positions in order:
             rng = random.Random(positions[0])
             chosen = [examples[i] for i in positions]
             batch = self.collator.batch(chosen, n_memory=n_memory, rng=rng)
-            count = int(batch.prompts.target_mask_BT.sum())
             loss = self.stage(batch.to(self.accelerator.device))
-            total += loss.parts["answer"] * count
-            n_targets += count
+            total += loss.parts[self.loss_name] * batch.n_losses
+            n_losses += batch.n_losses
         self.stage.train()
-        return total / n_targets
+        return total / n_losses
 
 
 def trained_parameters(stage: StageModule) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def train(
         if progress.step % recipe.runtime.validate_every == 0 or last:
             for n_memory in {max(recipe.n_memory), recipe.model.default_n_memory}:
                 loss = trainer.validate(n_memory=n_memory)
-                log.write_validation(progress.step, n_memory, loss)
+                log.write_validation(progress.step, n_memory, trainer.loss_name, loss)
         if progress.step % recipe.runtime.save_every == 0 and not last:
             save(folder, trainer)
     save(folder, trainer)
@@ -159,7 +159,7 @@ def _check(recipe: RunConfig) -> None:
                 f"n_memory or model.default_n_memory asks for {n_memory} memory tokens, the model "
                 f"has {recipe.model.n_memory}; use numbers from 1 to that"
             )
-    if recipe.stage.kind != "compress" and recipe.init_from is None:
+    if recipe.stage.kind in ("joint", "supervised") and recipe.init_from is None:
         raise ConfigError(
             f"the {recipe.stage.kind} stage needs a trained compressor; set init_from to the run "
             "folder of the stage before it"
@@ -210,7 +210,7 @@ def build_model(
         for role, state in parent.roles.items():
             roles.load(role, state)
     trained = parent is not None and "reasoner" in parent.roles
-    if recipe.stage.kind == "joint" and recipe.stage.reasoner_from_compressor and not trained:
+    if not trained and getattr(recipe.stage, "reasoner_from_compressor", False):
         roles.load("reasoner", roles.state("compressor"))
     if recipe.runtime.gradient_checkpointing:
         roles.enable_checkpointing()
@@ -295,9 +295,7 @@ def _finish(
         "recipe": recipe.model_dump(mode="json", include={"stage", "optim", "n_memory"}),
         "data": [data.model_dump(mode="json") | {"path": data.path.name} for data in recipe.data],
     }
-    trained = {"compressor", "generator", *(parent.roles if parent else ())}
-    if recipe.stage.kind == "joint":
-        trained.add("reasoner")
+    trained = {*trainer.trained_roles, *(parent.roles if parent else ())}
     card = Card(
         base=recipe.model.base,
         base_sha256=base_sha256,
@@ -338,9 +336,9 @@ class _Log:
             }
         )
 
-    def write_validation(self, step: int, n_memory: int, loss: float | None) -> None:
+    def write_validation(self, step: int, n_memory: int, name: str, loss: float | None) -> None:
         if loss is not None:
-            self._append({"step": step, "n_memory": n_memory, "held_out_answer": round(loss, 6)})
+            self._append({"step": step, "n_memory": n_memory, f"held_out_{name}": round(loss, 6)})
 
     def _append(self, line: dict[str, Any]) -> None:
         with self._path.open("a", encoding="utf-8") as file:

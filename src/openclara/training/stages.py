@@ -1,4 +1,4 @@
-"""The three stages: which roles train, how examples become a batch, how a batch becomes a loss.
+"""The stages: which roles train, how examples become a batch, how a batch becomes a loss.
 
 Legend: B questions, N candidates, K chosen documents, R texts, M memory tokens, D width.
 """
@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from openclara.data.batches import PromptBatch, TextBatch, prompt_batch, text_batch
 from openclara.model.topk import cosine_scores, select, straight_through_topk
-from openclara.training.losses import alignment_loss, answer_loss
+from openclara.training.losses import alignment_loss, answer_loss, ranking_loss
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Sequence
 
-    from openclara.config import CompressStage, InstructStage, JointStage
+    from openclara.config import JointStage, Stage, SupervisedStage
     from openclara.data.tokenizer import TextTokenizer
     from openclara.model.adapters import Role
     from openclara.model.clara import ClaraModel
@@ -33,31 +33,43 @@ PROMPT_MARGIN = 40
 class StageBatch:
     """One micro-batch.
 
+    What a stage has no use for is None.
+
     Attributes:
-        documents: All documents of all examples, in order.
-        questions: The questions as texts for the reasoner; joint stage only.
+        documents: All documents of all examples, in order, for the compressor.
         prompts: What the generator reads and must write.
-        n_documents: Documents of each example (all equal in the joint stage).
+        n_documents: Documents of each example (all equal where they are chosen from).
+        questions: The questions as texts for the reasoner.
+        relevant_BN: (B, N) which documents are gold.
     """
 
-    documents: TextBatch
-    prompts: PromptBatch
+    documents: TextBatch | None
+    prompts: PromptBatch | None
     n_documents: tuple[int, ...]
     questions: TextBatch | None = None
+    relevant_BN: Tensor | None = None
 
     @property
     def n_tokens(self) -> int:
         """Positions that carry something, over all forward passes of the batch."""
-        asked = 0 if self.questions is None else self.questions.n_tokens
-        return self.documents.n_tokens + self.prompts.n_tokens + asked
+        parts = (self.documents, self.prompts, self.questions)
+        return sum(part.n_tokens for part in parts if part is not None)
+
+    @property
+    def n_losses(self) -> int:
+        """How many terms the batch's loss is the mean of: target tokens, or questions."""
+        if self.prompts is None:
+            return len(self.n_documents)
+        return int(self.prompts.target_mask_BT.sum())
 
     def to(self, device: torch.device | str) -> StageBatch:
         """The same batch on a device."""
         return StageBatch(
-            self.documents.to(device),
-            self.prompts.to(device),
+            None if self.documents is None else self.documents.to(device),
+            None if self.prompts is None else self.prompts.to(device),
             self.n_documents,
             None if self.questions is None else self.questions.to(device),
+            None if self.relevant_BN is None else self.relevant_BN.to(device),
         )
 
 
@@ -77,21 +89,21 @@ class Collator:
         tokenizer: Tokenizer of the base.
     """
 
-    def __init__(
-        self, stage: CompressStage | InstructStage | JointStage, tokenizer: TextTokenizer
-    ) -> None:
+    def __init__(self, stage: Stage, tokenizer: TextTokenizer) -> None:
         self.stage = stage
         self.tokenizer = tokenizer
 
     def cost(self, example: Example, n_memory: int) -> int:
         """Estimated positions of an example over all forward passes."""
-        turns = self._turns(example)
-        written = sum(len(q) + len(a) + 12 for q, a in turns)
-        most = 1 if self.stage.kind == "compress" else self.stage.k
-        n_chosen = min(most, len(example.texts))
         longest = max(len(text) for text in example.texts)
-        read = min(self._n_read(), len(example.texts)) * (longest + n_memory + 3)
-        return read + n_chosen * (n_memory + 1) + written + PROMPT_MARGIN
+        n_read = min(self._n_read(), len(example.texts))
+        written = sum(len(q) + len(a) + 12 for q, a in self._turns(example)) + PROMPT_MARGIN
+        if self.stage.kind == "text":
+            return n_read * (longest + 2) + written
+        read = n_read * (longest + n_memory + 3)
+        if self.stage.kind == "supervised":
+            return read + written + n_memory
+        return read + self._n_shown(n_read) * (n_memory + 1) + written
 
     def batch(
         self, examples: Sequence[Example], *, n_memory: int, rng: random.Random
@@ -103,29 +115,31 @@ class Collator:
             n_memory: Memory tokens for each text, the batch's rate.
             rng: Chooses and orders the documents.
         """
-        n_shown = self._n_read()
-        if self.stage.kind == "joint":
+        kind, n_read = self.stage.kind, self._n_read()
+        ranks = kind in ("joint", "supervised")
+        if ranks:
             # One rectangular score matrix: every question gets as many candidates.
-            n_shown = min(n_shown, *(len(example.texts) for example in examples))
-        chosen = [self._documents(example, n_shown, rng) for example in examples]
-        texts = [
-            example.texts[i] for example, ids in zip(examples, chosen, strict=True) for i in ids
-        ]
-        n_documents = tuple(len(ids) for ids in chosen)
-        questions = None
-        if self.stage.kind == "joint":
+            n_read = min(n_read, *(len(example.texts) for example in examples))
+        chosen = [self._documents(example, n_read, rng) for example in examples]
+        pairs = list(zip(examples, chosen, strict=True))
+        documents = questions = prompts = relevant_BN = None
+        if kind != "text":
+            texts = [example.texts[i] for example, ids in pairs for i in ids]
+            documents = self._text_batch(texts, n_memory)
+        if ranks:
             questions = self._text_batch([example.turns[0][0] for example in examples], n_memory)
-        return StageBatch(
-            documents=self._text_batch(texts, n_memory),
-            prompts=prompt_batch(
-                [
-                    self._prompt(example, self._n_shown(n), n_memory)
-                    for example, n in zip(examples, n_documents, strict=True)
-                ]
-            ),
-            n_documents=n_documents,
-            questions=questions,
-        )
+        if kind == "supervised":
+            relevant_BN = torch.tensor([[i in example.gold for i in ids] for example, ids in pairs])
+        else:
+            prompts = prompt_batch([self._prompt(*pair, n_memory) for pair in pairs])
+        n_documents = tuple(len(ids) for ids in chosen)
+        return StageBatch(documents, prompts, n_documents, questions, relevant_BN)
+
+    def usable(self, example: Example) -> bool:
+        """Whether a stage can learn from an example: labels need right and wrong candidates."""
+        if self.stage.kind != "supervised":
+            return True
+        return 0 < len(example.gold) < min(self.stage.n_candidates, len(example.texts))
 
     def _text_batch(self, texts: Sequence[list[int]], n_memory: int) -> TextBatch:
         tokenizer = self.tokenizer
@@ -135,14 +149,17 @@ class Collator:
         return min(self.stage.k, n_documents) if self.stage.kind == "joint" else n_documents
 
     def _turns(self, example: Example) -> tuple[tuple[list[int], list[int]], ...]:
-        n_pairs = self.stage.max_pairs if self.stage.kind == "compress" else 1
-        return example.turns[:n_pairs]
+        if self.stage.kind == "compress" or self.stage.kind == "text":
+            return example.turns[: self.stage.max_pairs]
+        return example.turns[:1]
 
     def _n_read(self) -> int:
-        """Documents that are compressed for each example, where it has so many."""
+        """Documents that are read for each example, where it has so many."""
         if self.stage.kind == "compress":
             return 1
-        return self.stage.k if self.stage.kind == "instruct" else self.stage.n_candidates
+        if self.stage.kind == "instruct" or self.stage.kind == "text":
+            return self.stage.k
+        return self.stage.n_candidates
 
     def _documents(self, example: Example, n_shown: int, rng: random.Random) -> list[int]:
         """Positions of the documents an example is shown: all gold ones first to be kept."""
@@ -154,12 +171,16 @@ class Collator:
         return shown
 
     def _prompt(
-        self, example: Example, n_documents: int, n_memory: int
+        self, example: Example, documents: Sequence[int], n_memory: int
     ) -> list[tuple[Sequence[int], bool]]:
         chat = self.tokenizer.chat
+        if self.stage.kind == "text":
+            background = chat.text_background([example.texts[i] for i in documents])
+        else:
+            background = chat.background(self._n_shown(len(documents)), n_memory)
         stretches: list[tuple[Sequence[int], bool]] = [
             (chat.before_background, False),
-            (chat.background(n_documents, n_memory), False),
+            (background, False),
         ]
         learn_questions = self.stage.kind == "compress" and self.stage.question_targets
         end, rest = chat.after_answer[:1], chat.after_answer[1:]
@@ -182,9 +203,7 @@ class StageModule(nn.Module):
         stage: The stage's part of the recipe.
     """
 
-    def __init__(
-        self, model: ClaraModel, stage: CompressStage | InstructStage | JointStage
-    ) -> None:
+    def __init__(self, model: ClaraModel, stage: Stage) -> None:
         super().__init__()
         self.model = model
         self.stage = stage
@@ -192,47 +211,72 @@ class StageModule(nn.Module):
     @property
     def trained_roles(self) -> tuple[Role, ...]:
         """Roles that learn in this stage; the others are frozen (paper, section 3)."""
-        if self.stage.kind == "joint":
-            return ("reasoner", "generator")
+        match self.stage.kind:
+            case "joint":
+                return ("reasoner", "generator")
+            case "text":
+                return ("generator",)
+            case "supervised":
+                return ("reasoner",)
         return ("compressor", "generator")
 
     @property
     def trains_memory(self) -> bool:
-        """Whether the memory table learns; the joint stage keeps stored latents valid."""
-        return self.stage.kind != "joint"
+        """Whether the memory table learns; it must not where stored latents are to stay valid."""
+        return "compressor" in self.trained_roles
+
+    @property
+    def loss_name(self) -> str:
+        """The part of the loss that validation reports."""
+        return "ranking" if self.stage.kind == "supervised" else "answer"
 
     def forward(self, batch: StageBatch) -> StageLoss:
         """Loss of one micro-batch."""
-        if self.stage.kind == "joint":
-            return self._joint(batch, self.stage)
+        match self.stage.kind:
+            case "joint":
+                return self._joint(batch, self.stage)
+            case "supervised":
+                return self._supervised(batch, self.stage)
+            case "text":
+                return self._answer(batch, None)
+        assert batch.documents is not None
         encoded = self.model.encode(batch.documents, "compressor")
-        logits_LV, targets_L = self.model.answer_logits(
-            batch.prompts, self.model.in_reading_order(encoded.latents_RMD)
-        )
-        answer = answer_loss(logits_LV, targets_L)
+        answer = self._answer(batch, encoded.latents_RMD)
         alignment = alignment_loss(encoded.text_mean_RD, encoded.memory_mean_RD)
-        total = answer + self.stage.alignment * alignment
-        return StageLoss(total, {"answer": answer.item(), "alignment": alignment.item()})
+        total = answer.total + self.stage.alignment * alignment
+        return StageLoss(total, {**answer.parts, "alignment": alignment.item()})
+
+    def _answer(self, batch: StageBatch, latents_NMD: Tensor | None) -> StageLoss:
+        """Loss of the answers, from the latents in the slots or from what the prompts hold."""
+        assert batch.prompts is not None
+        latents_SD = None if latents_NMD is None else self.model.in_reading_order(latents_NMD)
+        logits_LV, targets_L = self.model.answer_logits(batch.prompts, latents_SD)
+        answer = answer_loss(logits_LV, targets_L)
+        return StageLoss(answer, {"answer": answer.item()})
 
     def _joint(self, batch: StageBatch, stage: JointStage) -> StageLoss:
+        scores_BN, latents_BNMD = self._scored(batch)
+        weights_BKN = straight_through_topk(
+            scores_BN, k=min(stage.k, scores_BN.shape[1]), temperature=stage.temperature
+        )
+        return self._answer(batch, select(weights_BKN, latents_BNMD).flatten(0, 1))
+
+    def _supervised(self, batch: StageBatch, stage: SupervisedStage) -> StageLoss:
+        assert batch.relevant_BN is not None
+        scores_BN, _ = self._scored(batch)
+        ranking = ranking_loss(scores_BN, batch.relevant_BN, temperature=stage.temperature)
+        return StageLoss(ranking, {"ranking": ranking.item()})
+
+    def _scored(self, batch: StageBatch) -> tuple[Tensor, Tensor]:
+        """(B, N) cosines of questions with their candidates, and the (B, N, M, D) latents."""
+        assert batch.documents is not None
         assert batch.questions is not None
-        n_candidates = batch.n_documents[0]
         training = self.training
         with torch.no_grad():
             # Frozen and, unlike the published code, without dropout: the stored latents.
             self.model.eval()
             latents_RMD = self.model.encode(batch.documents, "compressor").latents_RMD
             self.model.train(training)
-        latents_BNMD = latents_RMD.view(-1, n_candidates, *latents_RMD.shape[1:])
+        latents_BNMD = latents_RMD.view(-1, batch.n_documents[0], *latents_RMD.shape[1:])
         query_BMD = self.model.encode(batch.questions, "reasoner").latents_RMD
-        weights_BKN = straight_through_topk(
-            cosine_scores(query_BMD, latents_BNMD),
-            k=min(stage.k, n_candidates),
-            temperature=stage.temperature,
-        )
-        chosen_BKMD = select(weights_BKN, latents_BNMD)
-        logits_LV, targets_L = self.model.answer_logits(
-            batch.prompts, self.model.in_reading_order(chosen_BKMD.flatten(0, 1))
-        )
-        answer = answer_loss(logits_LV, targets_L)
-        return StageLoss(answer, {"answer": answer.item()})
+        return cosine_scores(query_BMD, latents_BNMD), latents_BNMD

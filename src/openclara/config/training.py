@@ -1,26 +1,16 @@
-"""The recipe of a training run: one strict, frozen tree, read from TOML.
+"""The recipe of a training run.
 
 Values are layered: field default < parent run (`init_from`) < recipe file < command line.
 """
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from openclara.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-
-class Strict(BaseModel):
-    """Unknown keys and wrong types are errors; values cannot change after reading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+from openclara.config.strict import Strict
 
 
 class ModelConfig(Strict):
@@ -95,6 +85,32 @@ class JointStage(Strict):
     """Start the reasoner as a copy of the compressor (paper, table 14), unless it is trained."""
 
 
+class TextStage(Strict):
+    """Baseline: the generator learns to answer from the full text of k documents.
+
+    The fair counterpart of the instruct stage, which the paper lacks: same records, same adapter,
+    nothing compressed.
+    """
+
+    kind: Literal["text"]
+    max_pairs: int = Field(8, ge=1)
+    """Question-answer pairs of one example that share its reading, as in the compress stage."""
+    k: int = Field(5, ge=1)
+    """Documents in the prompt: the gold ones and distractors, in random order."""
+
+
+class SupervisedStage(Strict):
+    """Baseline: the reasoner learns from relevance labels (the paper's Sup rows, table 7)."""
+
+    kind: Literal["supervised"]
+    n_candidates: int = Field(10, ge=2)
+    """Candidates of a question, the gold ones among them."""
+    temperature: float = Field(0.02, gt=0)
+    """Of the softmax over the candidates' cosines."""
+    reasoner_from_compressor: bool = True
+    """As in the joint stage."""
+
+
 class OptimConfig(Strict):
     """AdamW with warm-up and cosine decay (paper, section 4 and published scripts)."""
 
@@ -141,7 +157,10 @@ class RuntimeConfig(Strict):
     """Part of the passages kept for validation, by hash of the passage."""
 
 
-Stage = Annotated[CompressStage | InstructStage | JointStage, Field(discriminator="kind")]
+Stage = Annotated[
+    CompressStage | InstructStage | JointStage | TextStage | SupervisedStage,
+    Field(discriminator="kind"),
+]
 
 
 class RunConfig(Strict):
@@ -165,38 +184,3 @@ class RunConfig(Strict):
     """Optimizer and schedule."""
     runtime: RuntimeConfig = RuntimeConfig()
     """Device, precision, saving, logging."""
-
-
-def load_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
-    """Read a recipe and lay overrides (dotted keys) over it.
-
-    Raises:
-        ConfigError: The file is missing, is not TOML, or a field is unknown or out of range.
-    """
-    try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"there is no recipe {path}; the shipped ones are in recipes/") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from None
-    for key, value in (overrides or {}).items():
-        _set(tree, key, value)
-    try:
-        return RunConfig.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError(f"{path}: {_first_problem(error)}") from None
-
-
-def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
-    *parents, last = dotted.split(".")
-    for parent in parents:
-        tree = tree.setdefault(parent, {})
-        if not isinstance(tree, dict):
-            raise ConfigError(f"{dotted} does not name a field: {parent} holds a value")
-    tree[last] = value
-
-
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in problem["loc"]) or "the recipe"
-    return f"{where}: {problem['msg']} (got {problem['input']!r})"

@@ -1,0 +1,65 @@
+"""Strict, frozen trees of values, read from TOML."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from openclara.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+
+class Strict(BaseModel):
+    """Unknown keys and wrong types are errors; values cannot change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+Recipe = TypeVar("Recipe", bound=Strict)
+
+
+def read_recipe(
+    kind: type[Recipe], path: Path, overrides: Mapping[str, Any] | None = None
+) -> Recipe:
+    """Read a recipe and lay overrides (dotted keys) over it.
+
+    Args:
+        kind: What the file describes, `RunConfig` or `EvalConfig`.
+        path: TOML file.
+        overrides: Values by dotted field name.
+
+    Raises:
+        ConfigError: The file is missing, is not TOML, or a field is unknown or out of range.
+    """
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"there is no recipe {path}; the shipped ones are in recipes/") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    for key, value in (overrides or {}).items():
+        _set(tree, key, value)
+    try:
+        return kind.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_first_problem(error)}") from None
+
+
+def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"{dotted} does not name a field: {parent} holds a value")
+    tree[last] = value
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in problem["loc"]) or "the recipe"
+    return f"{where}: {problem['msg']} (got {problem['input']!r})"
