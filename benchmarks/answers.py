@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from openclara import Clara, Document
 from openclara.data.records import read_records
 from openclara.evaluation.metrics import best, cover_match, exact_match, f1, interval
-from openclara.model.generator import Decoding, generate
+from openclara.model.generator import Decoding
 
 if TYPE_CHECKING:
     from openclara.data.records import Record
@@ -96,29 +96,28 @@ def _answers(
     base: bool = False,
 ) -> tuple[list[str], list[int]]:
     """Greedy answers in batches of like prompts, and the length of each prompt."""
-    prompts = []
-    for record in records:
-        documents = [] if context == "none" else _documents(record)
-        hits = clara._hits_of(documents, n_memory, context)
-        prompts.append(clara._prompt(record.pairs[0].question, hits, context))
-    texts = [""] * len(prompts)
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))
+    hits = [
+        clara.read(
+            [] if context == "none" else _documents(record),
+            n_memory=n_memory,
+            with_latents=context == "latents",
+        )
+        for record in records
+    ]
+    texts, prompt_tokens = [""] * len(records), [0] * len(records)
+    order = sorted(range(len(records)), key=lambda i: sum(hit.n_tokens for hit in hits[i]))
     for start in range(0, len(order), BATCH):
         batch = order[start : start + BATCH]
-        written: list[list[int]] = [[] for _ in batch]
-        for step in generate(
-            clara.model,
-            [prompts[i] for i in batch],
-            decoding=Decoding(max_new_tokens=MAX_NEW_TOKENS),
-            stop_ids=clara.tokenizer.stop_ids,
+        answers = clara.answer(
+            [records[i].pairs[0].question for i in batch],
+            [hits[i] for i in batch],
+            context=context,
             role=None if base else "generator",
-        ):
-            for ids, token in zip(written, step, strict=True):
-                if token is not None:
-                    ids.append(token)
-        for i, ids in zip(batch, written, strict=True):
-            texts[i] = clara.tokenizer.decode(ids).strip()
-    return texts, [len(prompt.ids) for prompt in prompts]
+            decoding=Decoding(max_new_tokens=MAX_NEW_TOKENS),
+        )
+        for i, answer in zip(batch, answers, strict=True):
+            texts[i], prompt_tokens[i] = answer.text, answer.usage.prompt_tokens
+    return texts, prompt_tokens
 
 
 def _score(records: list[Record], texts: list[str]) -> dict[str, Any]:

@@ -1,29 +1,12 @@
-"""What every benchmark says of the machine it ran on."""
+"""What every benchmark says of the machine it ran on, and of several timings."""
 
 from __future__ import annotations
 
-import platform
-from pathlib import Path
 from statistics import median
-from typing import Any
 
-import torch
+from openclara.evaluation.machine import machine
 
-
-def machine() -> dict[str, Any]:
-    """Processor, threads and versions."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        model = names[0].partition(":")[2].strip() if names else model
-    return {
-        "processor": model,
-        "threads": torch.get_num_threads(),
-        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
+__all__ = ["machine", "spread"]
 
 
 def spread(values: list[float]) -> dict[str, float]:

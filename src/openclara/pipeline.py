@@ -361,6 +361,38 @@ class Clara:
         answers = stream.answers()
         return answers[0] if isinstance(question, str) else answers
 
+    def answer(
+        self,
+        questions: Sequence[str],
+        hits: Sequence[Sequence[Hit]],
+        *,
+        context: Context = "latents",
+        role: Role | None = "generator",
+        decoding: Decoding = Decoding(),  # noqa: B008 - frozen
+    ) -> list[Answer]:
+        """Answer questions in one batch, each from stretches already chosen.
+
+        Args:
+            questions: Q questions.
+            hits: For each its stretches, in the order they are to be read: from a search, from
+                `LatentIndex.hits` or from `read`.
+            context: As in `ask`; `latents` needs hits that carry theirs.
+            role: Whose adapter writes; None is the bare base, for comparison.
+            decoding: Length, temperature, seed.
+
+        Raises:
+            DataError: A question is empty, or hits carry no latents.
+        """
+        self._check(questions, None)
+        if context == "latents" and any(hit.latents is None for own in hits for hit in own):
+            raise DataError("hits without latents cannot be answered from; use context text")
+        answering = self._answering(
+            list(questions), [list(own) for own in hits], context, decoding, role=role
+        )
+        for _ in answering.steps():
+            pass
+        return answering.answers()
+
     def stream(
         self,
         question: str,
@@ -402,7 +434,9 @@ class Clara:
         hits: list[list[Hit]] = [[] for _ in questions]
         if context != "none":
             if documents is not None:
-                hits = [self._hits_of(documents, n_memory, context)] * len(questions)
+                with_latents = context == "latents"
+                own = self.read(documents, n_memory=n_memory, with_latents=with_latents)
+                hits = [own] * len(questions)
             elif index is not None:
                 hits, embed_ms = self._search(
                     questions, index, k=k, mode=mode, where=where, n_memory=n_memory,
@@ -411,24 +445,48 @@ class Clara:
                 search_ms = _ms_since(clock) - embed_ms
             else:
                 raise ConfigError("there is nothing to answer from; give an index or documents")
+        usage = Usage(embed_ms=embed_ms, search_ms=search_ms)
+        return self._answering(questions, hits, context, decoding, usage=usage, clock=clock)
+
+    def _answering(
+        self,
+        questions: list[str],
+        hits: list[list[Hit]],
+        context: Context,
+        decoding: Decoding,
+        *,
+        role: Role | None = "generator",
+        usage: Usage | None = None,
+        clock: float | None = None,
+    ) -> _Answering:
+        clock = time.perf_counter() if clock is None else clock
         prompts = [
             self._prompt(question, found, context)
             for question, found in zip(questions, hits, strict=True)
         ]
-        usage = Usage(embed_ms=embed_ms, search_ms=search_ms)
-        return _Answering(self, questions, hits, prompts, decoding, usage, clock)
+        return _Answering(self, questions, hits, prompts, decoding, role, usage or Usage(), clock)
 
-    def _hits_of(
-        self, documents: Sequence[Document], n_memory: int | None, context: Context
+    def read(
+        self,
+        documents: Sequence[Document],
+        *,
+        n_memory: int | None = None,
+        with_latents: bool = True,
     ) -> list[Hit]:
-        """Every stretch of the documents, in order."""
+        """Every stretch of some documents, in order, to answer from without an index.
+
+        Args:
+            documents: What to read, all of it.
+            n_memory: Latents for each stretch; that of `latent_spec` if None.
+            with_latents: False leaves out compressing, where only the text is wanted.
+        """
         hits: list[Hit] = []
         texts: list[str] = []
         for document in documents:
             chunks = self.chunk(document)
             hits += [Hit(document, c.start, c.end, 0.0, n_tokens=c.n_tokens) for c in chunks]
             texts += self._framed(document, chunks)
-        if context != "latents":
+        if not with_latents:
             return hits
         latents_CMD = self.latents(texts, role="compressor", n_memory=n_memory)
         return [replace(hit, latents=own) for hit, own in zip(hits, latents_CMD, strict=True)]
@@ -449,6 +507,10 @@ class Clara:
         background = chat.background(len(latents), latents[0].shape[0])
         ids = (*chat.before_background, *background, *chat.question(asked))
         return Prompt(ids, self.model.in_reading_order(torch.stack(latents)))
+
+    def text_prompt_tokens(self, question: str, hits: Sequence[Hit]) -> int:
+        """Positions of a prompt that holds the stretches as text."""
+        return len(self._text_prompt(question, hits))
 
     def _text_prompt(self, question: str, hits: Sequence[Hit]) -> tuple[int, ...]:
         chat = self.tokenizer.chat
@@ -528,7 +590,7 @@ class Clara:
     def _candidates(self, texts: Sequence[str]) -> list[list[Hit]]:
         """Stretches of each text; one longer than the model's length has several."""
         documents = [Document(id=str(i), text=text) for i, text in enumerate(texts)]
-        hits = self._hits_of(documents, None, "latents")
+        hits = self.read(documents)
         return [[hit for hit in hits if hit.document is document] for document in documents]
 
     def _texts(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
@@ -653,6 +715,7 @@ class _Answering:
     hits: list[list[Hit]]
     prompts: list[Prompt]
     decoding: Decoding
+    role: Role | None
     usage: Usage
     clock: float
 
@@ -663,7 +726,11 @@ class _Answering:
         """Write one token of each answer at a time."""
         tokenizer = self.clara.tokenizer
         steps = generate(
-            self.clara.model, self.prompts, decoding=self.decoding, stop_ids=tokenizer.stop_ids
+            self.clara.model,
+            self.prompts,
+            decoding=self.decoding,
+            stop_ids=tokenizer.stop_ids,
+            role=self.role,
         )
         for step in steps:
             if self.usage.first_token_ms == 0.0:

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 
-from openclara.cli import about, asking, demo, indexing, render, training
+from openclara.cli import about, asking, demo, evaluating, indexing, render, training
 from openclara.cli.options import Flag
 from openclara.errors import OpenClaraError
 
@@ -43,6 +43,7 @@ index.command(indexing.verify, sort_key=4)
 app.command(asking.search, sort_key=2)
 app.command(asking.ask, sort_key=3)
 app.command(training.train, sort_key=4)
+app.command(evaluating.evaluate, name="eval", sort_key=4)
 app.command(about.info, sort_key=5)
 
 

@@ -219,6 +219,40 @@ class Steps:
         self._progress.update(self._task, completed=completed, details=details)
 
 
+@contextmanager
+def phases() -> Iterator[Phases]:
+    """A bar for work that has several parts, each of a length known when it begins."""
+    columns = (
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as progress:
+        yield Phases(progress)
+
+
+class Phases:
+    """A bar that is told of one part after the other; a line each where there is no terminal."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("", total=None, visible=False)
+
+    def begin(self, what: str, total: int) -> None:
+        """A part begins."""
+        if self._progress.disable:
+            note(f"{what} ({total:,})")
+            return
+        self._progress.reset(self._task, description=plain(what), total=total, visible=True)
+
+    def advance(self, done: int) -> None:
+        """So much more of it is done."""
+        self._progress.advance(self._task, done)
+
+
 # -- hits and answers -----------------------------------------------------------------------------
 
 

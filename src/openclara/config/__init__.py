@@ -2,6 +2,20 @@
 
 from __future__ import annotations
 
+from openclara.config.evaluation import (
+    ClosedSystem,
+    DenseRanker,
+    EvalConfig,
+    FidelityConfig,
+    LatentRanker,
+    LatentSystem,
+    PlainRanker,
+    Ranker,
+    Setting,
+    System,
+    TaskConfig,
+    TextSystem,
+)
 from openclara.config.strict import read_recipe
 from openclara.config.training import (
     CompressStage,
@@ -18,16 +32,28 @@ from openclara.config.training import (
 )
 
 __all__ = [
+    "ClosedSystem",
     "CompressStage",
     "DataConfig",
+    "DenseRanker",
+    "EvalConfig",
+    "FidelityConfig",
     "InstructStage",
     "JointStage",
+    "LatentRanker",
+    "LatentSystem",
     "ModelConfig",
     "OptimConfig",
+    "PlainRanker",
+    "Ranker",
     "RunConfig",
     "RuntimeConfig",
+    "Setting",
     "Stage",
     "SupervisedStage",
+    "System",
+    "TaskConfig",
     "TextStage",
+    "TextSystem",
     "read_recipe",
 ]

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+PASSAGE_LISTS = ("docs", "context", "content")
+"""Fields in which the published forms keep their passages."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pair:
     """A question and what counts as its answer, the first being the one to learn."""
@@ -92,13 +96,17 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             ) from None
 
 
-def read_records(path: Path) -> Iterator[Record]:
+def read_records(path: Path, *, passages_optional: bool = False) -> Iterator[Record]:
     """Records of a file, in order; blank lines are passed over.
 
     Forms: `{"id","question","answers","documents":[{"title","text","gold"}]}` (ours),
     `{"data_type","question":[..],"answers":[..],"docs":[one]}`,
     `{"question","docs":[..],"answer"|"gold_answer"|"golden_answers","pos_index"?}` (published),
     `{"text","paraphrase"}`.
+
+    Args:
+        path: JSON Lines, plain or .gz.
+        passages_optional: Accept questions without any passage, as of an open corpus.
 
     Raises:
         DataError: Names file, line and field of the first record that fits none.
@@ -111,16 +119,17 @@ def read_records(path: Path) -> Iterator[Record]:
             raise DataError(f"{where}: not valid JSON ({error.msg}); mend or remove it") from None
         if not isinstance(raw, dict):
             raise DataError(f"{where}: expected an object, found {type(raw).__name__}")
-        yield _parse(raw, where, fallback_id=f"{path.name}:{number}")
+        yield _parse(raw, where, f"{path.name}:{number}", passages_optional=passages_optional)
 
 
-def _parse(raw: dict[str, Any], where: str, fallback_id: str) -> Record:
+def _parse(raw: dict[str, Any], where: str, fallback_id: str, *, passages_optional: bool) -> Record:
     identity = str(raw.get("id", fallback_id))
     source = str(raw.get("source", ""))
     if "paraphrase" in raw:
         passage = Passage(_string(raw, "text", where))
         return Record(identity, (passage,), (), _string(raw, "paraphrase", where), source)
-    passages = _passages(raw, where)
+    named = any(name in raw for name in ("documents", *PASSAGE_LISTS))
+    passages = _passages(raw, where) if named or not passages_optional else ()
     if raw.get("data_type") == "paraphrase":
         answers = _strings(raw, "answers", where)
         return Record(identity, passages[:1], (), answers[0], source)
@@ -138,7 +147,7 @@ def _passages(raw: dict[str, Any], where: str) -> tuple[Passage, ...]:
             Passage(_string(p, "text", where), str(p.get("title") or ""), bool(p.get("gold")))
             for p in raw["documents"]
         )
-    field = next((name for name in ("docs", "context", "content") if name in raw), "docs")
+    field = next((name for name in PASSAGE_LISTS if name in raw), "docs")
     texts = _strings(raw, field, where)
     gold = raw.get("pos_index") or []
     if not isinstance(gold, list) or any(i not in range(len(texts)) for i in gold):

@@ -21,6 +21,7 @@ from openclara.index.ranking import (
     unit,
     words_of,
 )
+from openclara.index.writing import find
 from openclara.types import Hit, Mode
 
 if TYPE_CHECKING:
@@ -206,6 +207,36 @@ class Search:
             latents=latents_PD,
             cosine=ranked.cosine,
         )
+
+
+def stretches(
+    connection: sqlite3.Connection, view: View, name: str, n_memory: int
+) -> list[Hit] | None:
+    """Every chunk of the document of that id with its latents, in reading order; None without it.
+
+    Args:
+        connection: In a transaction of that moment.
+        view: The latents of that moment.
+        name: Id of the document.
+        n_memory: Latents wanted of each chunk.
+    """
+    known = find(connection, name)
+    if known is None:
+        return None
+    query = "SELECT key FROM chunks WHERE document = ? ORDER BY start"
+    keys = [key for (key,) in connection.execute(query, (known.key,))]
+    places, documents = _places(connection, keys), _documents(connection, [known.key])
+    return [
+        Hit(
+            document=documents[known.key],
+            start=places[key].start,
+            end=places[key].end,
+            score=0.0,
+            n_tokens=places[key].n_tokens,
+            latents=view.shards[places[key].shard].latents(places[key].row, n_memory),
+        )
+        for key in keys
+    ]
 
 
 def _check_latents(latents_QPD: Tensor, n_questions: int, spec: LatentSpec) -> None:

@@ -7,9 +7,9 @@ from __future__ import annotations
 import itertools
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from openclara.errors import DataError
+from openclara.errors import ConfigError, DataError
 from openclara.index import database as db
 from openclara.index.adding import Adding
 from openclara.index.compaction import compact
@@ -19,7 +19,7 @@ from openclara.index.filters import condition
 from openclara.index.layout import Layout, Manifest, read_manifest
 from openclara.index.quantization import bytes_per_chunk
 from openclara.index.reports import CompactReport, IndexInfo, VerifyReport
-from openclara.index.search import Search
+from openclara.index.search import Search, stretches
 from openclara.index.verification import examine, mend
 from openclara.index.views import ATTEMPTS, Views
 from openclara.index.writing import delete, find, framed_sha256, remove_orphans
@@ -199,9 +199,42 @@ class LatentIndex:
             known = find(connection, document_id)
             if known is not None:
                 return db.to_document(connection.execute(query, (known.key,)).fetchone())
+        return self._missing(document_id)
+
+    def _missing(self, document_id: str) -> NoReturn:
         raise DataError(
             f"the index {self.path} has no document {document_id!r}: list the ids it has"
         )
+
+    def hits(self, ids: Sequence[str], *, n_memory: int | None = None) -> list[list[Hit]]:
+        """Every stretch of some documents with its latents: to answer from documents by name.
+
+        Args:
+            ids: Documents, in the order wanted.
+            n_memory: Only the first so many latents of each stretch; all that are stored if None.
+
+        Returns:
+            For each document its stretches in reading order, with score 0.
+
+        Raises:
+            DataError: There is no document of an id.
+            ConfigError: `n_memory` is out of range.
+            FormatError: The index is damaged.
+        """
+        stored = self.spec.n_memory
+        if n_memory is not None and not 1 <= n_memory <= stored:
+            raise ConfigError(f"n_memory is {n_memory}, this index keeps {stored}: use 1 to that")
+
+        def read() -> list[list[Hit]]:
+            with self._database.reading() as connection:
+                view = self._views.at(connection)
+                found = [stretches(connection, view, name, n_memory or stored) for name in ids]
+            return [
+                hits if hits is not None else self._missing(name)
+                for name, hits in zip(ids, found, strict=True)
+            ]
+
+        return self._views.retrying(read)
 
     def __contains__(self, document_id: object) -> bool:
         """Whether there is a document of that id."""

@@ -37,7 +37,7 @@ class MergedRoles:
         self.lm = lm
         self._states = states
         self._scale = scale
-        self._copies: dict[Role, Any] = {}
+        self._copies: dict[Role | None, Any] = {}
 
     @property
     def trained(self) -> tuple[Role, ...]:
@@ -47,16 +47,13 @@ class MergedRoles:
     @contextmanager
     def use(self, role: Role | None) -> Iterator[Any]:
         """The LM of one role (None: the bare base)."""
-        yield self.lm if role is None else self._copy(role)
-
-    def _copy(self, role: Role) -> Any:
         if role not in self._copies:
             shared = {id(tensor): tensor for tensor in self.lm.parameters()}
             merged = copy.deepcopy(self.lm, shared)
-            self._add_delta(merged, self._states[role])
+            self._add_delta(merged, self._states[role] if role else {})
             fuse(merged)
             self._copies[role] = merged
-        return self._copies[role]
+        yield self._copies[role]
 
     @torch.no_grad()
     def _add_delta(self, lm: Any, state: Mapping[str, Tensor]) -> None:
