@@ -25,9 +25,15 @@ def task(tmp_path):
 
 
 @pytest.fixture
-def store(tiny_model, tmp_path):
-    clara = Clara.load(str(tiny_model), device="cpu", precision="fp32")
-    store = LatentStore(clara, tmp_path / "latents", n_memory=4, on_compressed=lambda n: None)
+def clara(tiny_model):
+    return Clara.load(str(tiny_model), device="cpu", precision="fp32")
+
+
+@pytest.fixture
+def store(clara, tmp_path):
+    store = LatentStore(
+        clara, tmp_path, fingerprint="f" * 64, n_memory=4, on_compressed=lambda n: None
+    )
     yield store
     store.close()
 
@@ -70,9 +76,8 @@ def test_words_find_the_passage_that_shares_them(task):
     assert Lexical().rank([nothing]) == [[0, 1, 2, 3, 4]]
 
 
-def test_latent_scores_are_the_cosines_of_both_roles(task, store):
-    found = Latent(store, n_memory=3).scores(task.questions)
-    clara = store.clara
+def test_latent_scores_are_the_cosines_of_both_roles(task, clara, store):
+    found = Latent(clara, store, n_memory=3).scores(task.questions)
     for question, row in zip(task.questions, found, strict=True):
         query = clara.latents([question.text], role="reasoner", n_memory=3).flatten()
         for document, score in zip(question.candidates, row, strict=True):
@@ -82,24 +87,24 @@ def test_latent_scores_are_the_cosines_of_both_roles(task, store):
             assert score == pytest.approx(max(cosines), abs=5e-3)
 
 
-def test_hybrid_lies_between_its_sides(task, store):
-    latent = Latent(store, n_memory=4)
+def test_hybrid_lies_between_its_sides(task, clara, store):
+    latent = Latent(clara, store, n_memory=4)
     assert Hybrid(latent, latent_weight=0.0).rank(task.questions) == Lexical().rank(task.questions)
     by_latents = [order[0] for order in latent.rank(task.questions)]
     only = Hybrid(latent, latent_weight=1.0).rank(task.questions)
     assert [order[0] for order in only] == by_latents
 
 
-def test_a_passage_is_compressed_once(task, store, monkeypatch):
+def test_a_passage_is_compressed_once(task, clara, store, monkeypatch):
     compressed = []
-    real = store.clara.latents
+    real = clara.latents
 
     def counting(texts, *, role, **rest):
         if role == "compressor":
             compressed.extend(texts)
         return real(texts, role=role, **rest)
 
-    monkeypatch.setattr(store.clara, "latents", counting)
+    monkeypatch.setattr(clara, "latents", counting)
     for _ in range(2):
-        Latent(store, n_memory=4).rank(task.questions)
+        Latent(clara, store, n_memory=4).rank(task.questions)
     assert len(compressed) == len(set(compressed)) > 0

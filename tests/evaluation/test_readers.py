@@ -51,8 +51,10 @@ def test_text_is_read_as_asking_reads_it(clara):
 
 
 def test_latents_are_read_from_the_store(clara, tmp_path):
-    store = LatentStore(clara, tmp_path, n_memory=4, on_compressed=lambda n: None)
-    reader = LatentReader(store, n_memory=2, decoding=DECODING)
+    store = LatentStore(
+        clara, tmp_path, fingerprint="f" * 64, n_memory=4, on_compressed=lambda n: None
+    )
+    reader = LatentReader(clara, store, n_memory=2, decoding=DECODING)
     reader.prepare(DOCUMENTS)
     readings = reader.read(ASKED)
     for asked, reading in zip(ASKED, readings, strict=True):

@@ -369,3 +369,23 @@ def test_threads_may_search_while_one_adds(tmp_path):
                 thread.join()
         assert failures == []
         assert len(index) == 200
+
+
+def test_documents_by_name_with_their_latents(tmp_path):
+    documents = [Document(f"d{i}", f"text number {i} and some more of it") for i in range(4)]
+    with LatentIndex.open(tmp_path / "i", SPEC) as index:
+        index.add(map(compress, documents))
+        index.delete(["d1"])
+        index.add([compress(Document("d2", "quite another text by now"))])
+        for n_memory in (None, 2):
+            found = index.hits(["d3", "d2", "d3"], n_memory=n_memory)
+            assert [ids(hits) for hits in found] == [["d3"] * 3, ["d2"] * 3, ["d3"] * 3]
+            for hit in found[1]:
+                expected = latents_of(hit.text)[:n_memory].to(torch.bfloat16)
+                assert torch.equal(hit.latents, expected)
+            assert "".join(hit.text for hit in found[0]) == documents[3].text
+        assert index.hits([]) == []
+        with pytest.raises(DataError, match="no document 'd1'"):
+            index.hits(["d0", "d1"])
+        with pytest.raises(ConfigError, match="use 1 to that"):
+            index.hits(["d0"], n_memory=5)

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from openclara.config import LatentRanker, LatentSystem
+from openclara.errors import ModelError
 from openclara.index import LatentIndex
-from openclara.model.checkpoint import MANIFEST
+from openclara.model.checkpoint import MANIFEST, load_checkpoint
 from openclara.model.zoo import find_checkpoint
 from openclara.pipeline import Clara
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from openclara.config import EvalConfig
     from openclara.types import Document, Hit
+
+
+OnLatents = (LatentRanker, LatentSystem)
+"""Parts of a recipe that read stored latents."""
 
 
 def identity(name: str) -> str:
@@ -43,6 +50,7 @@ class Models:
         self._recipe = recipe
         self._on_compressed = on_compressed
         self._loaded: dict[str, Clara] = {}
+        self._compressors: dict[str, str] = {}
         self._stores: dict[str, LatentStore] = {}
 
     def clara(self, name: str) -> Clara:
@@ -61,24 +69,39 @@ class Models:
         return asked or self.clara(name).card.default_n_memory
 
     def store(self, name: str) -> LatentStore:
-        """The latents that a model makes, at the highest rate that the recipe asks of it.
+        """The latents that a model's compressor makes, shared by all models that have the same.
 
-        One compression serves every rate: a prefix of the memory tokens is valid by itself.
+        One compression serves every rate, too: a prefix of the memory tokens is valid by itself.
+        So what is stored is the highest rate that the recipe asks of such a model.
         """
-        if name not in self._stores:
-            recipe = self._recipe
-            rates = [
-                self.n_memory(name, one.n_memory)
-                for one in (*recipe.rankers, *recipe.systems)
-                if getattr(one, "model", None) == name and hasattr(one, "n_memory")
-            ]
-            if recipe.fidelity is not None and recipe.fidelity.model == name:
-                rates += recipe.fidelity.n_memory
-            folder = recipe.output / "latents"
-            self._stores[name] = LatentStore(
-                self.clara(name), folder, n_memory=max(rates), on_compressed=self._on_compressed
+        compressor = self._compressor(name)
+        if compressor not in self._stores:
+            folder = self._recipe.output / "latents"
+            self._stores[compressor] = LatentStore(
+                self.clara(name),
+                folder,
+                fingerprint=compressor,
+                n_memory=max(self._rates(compressor)),
+                on_compressed=self._on_compressed,
             )
-        return self._stores[name]
+        return self._stores[compressor]
+
+    def _compressor(self, name: str) -> str:
+        if name not in self._compressors:
+            checkpoint = load_checkpoint(find_checkpoint(name))
+            self._compressors[name] = checkpoint.compressor_fingerprint()
+        return self._compressors[name]
+
+    def _rates(self, compressor: str) -> Iterator[int]:
+        recipe = self._recipe
+        parts = (*recipe.rankers, *recipe.systems)
+        using = [(one.model, one.n_memory) for one in parts if isinstance(one, OnLatents)]
+        if recipe.fidelity is not None:
+            using += [(recipe.fidelity.model, rate) for rate in recipe.fidelity.n_memory]
+        for name, n_memory in using:
+            with suppress(ModelError):  # an optional model that is not there asks for nothing
+                if self._compressor(name) == compressor:
+                    yield self.n_memory(name, n_memory)
 
     def close(self) -> None:
         """Let go of every index."""
@@ -87,33 +110,41 @@ class Models:
 
 
 class LatentStore:
-    """Passages compressed once by one model, kept in an index between runs.
+    """Passages compressed once, kept in an index between runs.
 
     Args:
-        clara: The model.
-        folder: Where indexes are kept, one for each model and number of latents.
+        compressor: A model with the compressor wanted.
+        folder: Where indexes are kept, one for each compressor and number of latents.
+        fingerprint: Identity of the compressor.
         n_memory: Latents of each stretch.
         on_compressed: Told how many passages were compressed since the last time.
+
+    Raises:
+        ConfigError: The model was not trained for so many latents.
     """
 
     def __init__(
-        self, clara: Clara, folder: Path, *, n_memory: int, on_compressed: Callable[[int], None]
+        self,
+        compressor: Clara,
+        folder: Path,
+        *,
+        fingerprint: str,
+        n_memory: int,
+        on_compressed: Callable[[int], None],
     ) -> None:
-        self.clara = clara
+        compressor.latents([], role="compressor", n_memory=n_memory)
+        compressor.latent_spec = replace(compressor.latent_spec, n_memory=n_memory)
+        self._compressor = compressor
         self._on_compressed = on_compressed
-        clara.latents(
-            [], role="compressor", n_memory=n_memory
-        )  # refuses what it was not trained for
-        clara.latent_spec = replace(clara.latent_spec, n_memory=n_memory)
-        name = f"{clara.latent_spec.fingerprint[:16]}-{n_memory}.idx"
-        self._index = LatentIndex.open(folder / name, clara.latent_spec)
+        spec = replace(compressor.latent_spec, fingerprint=fingerprint)
+        self._index = LatentIndex.open(folder / f"{fingerprint[:16]}-{n_memory}.idx", spec)
 
     def add(self, documents: Sequence[Document]) -> None:
         """Compress what is not here yet."""
         distinct = {document.id: document for document in documents}
         missing = [one for one in distinct.values() if one.id not in self._index]
         self._on_compressed(len(distinct) - len(missing))
-        compressing = self.clara.compress(
+        compressing = self._compressor.compress(
             missing, on_progress=lambda n_documents, n_chunks: self._on_compressed(n_documents)
         )
         self._index.add(compressing)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from openclara.evaluation.dense import DenseEncoder
     from openclara.evaluation.models import LatentStore
     from openclara.evaluation.tasks import Question
+    from openclara.pipeline import Clara
     from openclara.types import Document
 
 
@@ -120,11 +121,13 @@ class Latent:
     """Cosine of the reasoner's latents with the stored ones; a passage counts by its best stretch.
 
     Args:
-        store: Model and stored latents.
+        clara: Whose reasoner reads the questions.
+        store: The passages' latents, of the same compressor.
         n_memory: Memory tokens compared.
     """
 
-    def __init__(self, store: LatentStore, *, n_memory: int) -> None:
+    def __init__(self, clara: Clara, store: LatentStore, *, n_memory: int) -> None:
+        self._clara = clara
         self._store = store
         self._n_memory = n_memory
 
@@ -136,7 +139,7 @@ class Latent:
         """For each question the cosine of each candidate."""
         self._store.add(list(_distinct(questions).values()))
         texts = [question.text for question in questions]
-        queries_QE = unit(self._store.clara.reason(texts, n_memory=self._n_memory))
+        queries_QE = unit(self._clara.reason(texts, n_memory=self._n_memory))
         return [
             [self._best(query_E, hits) for hits in self._hits(question)]
             for question, query_E in zip(questions, queries_QE, strict=True)

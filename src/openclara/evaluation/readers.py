@@ -138,12 +138,16 @@ class LatentReader:
     """The passages as latents, from the store.
 
     Args:
-        store: Model and stored latents.
+        clara: Whose generator answers.
+        store: The passages' latents, of the same compressor.
         n_memory: Latents of each stretch.
         decoding: Length of an answer.
     """
 
-    def __init__(self, store: LatentStore, *, n_memory: int, decoding: Decoding) -> None:
+    def __init__(
+        self, clara: Clara, store: LatentStore, *, n_memory: int, decoding: Decoding
+    ) -> None:
+        self._clara = clara
         self._store = store
         self._n_memory = n_memory
         self._decoding = decoding
@@ -158,7 +162,7 @@ class LatentReader:
             [hit for own in self._hits(asked) for hit in own if hit.latents is not None]
             for asked in batch
         ]
-        answers = self._store.clara.answer(
+        answers = self._clara.answer(
             [asked.question for asked in batch], hits, decoding=self._decoding
         )
         readings = []

@@ -174,12 +174,12 @@ class _Run:
                 return ranking.Gold({q.id: label.relevant for q, label in labels})
             case "dense":
                 return ranking.Dense(DenseEncoder.load(config.model, device=self._recipe.device))
-        store = self._models.store(config.model)
+        clara, store = self._models.clara(config.model), self._models.store(config.model)
         n_memory = self._models.n_memory(config.model, config.n_memory)
-        latent = ranking.Latent(store, n_memory=n_memory)
+        latent = ranking.Latent(clara, store, n_memory=n_memory)
         if config.kind == "latent":
             return latent
-        return ranking.Hybrid(latent, latent_weight=store.clara.card.latent_weight)
+        return ranking.Hybrid(latent, latent_weight=clara.card.latent_weight)
 
     # -- reading --------------------------------------------------------------------------------
 
@@ -244,11 +244,11 @@ class _Run:
         ]
 
     def _reader(self, config: System) -> Reader:
+        clara = self._models.clara(config.model)
         if config.reader == "latents":
             store = self._models.store(config.model)
             n_memory = self._models.n_memory(config.model, config.n_memory)
-            return LatentReader(store, n_memory=n_memory, decoding=self._decoding)
-        clara = self._models.clara(config.model)
+            return LatentReader(clara, store, n_memory=n_memory, decoding=self._decoding)
         role = "generator" if config.adapters else None
         if config.reader == "none":
             return ClosedReader(clara, role=role, decoding=self._decoding)  # type: ignore[arg-type]
@@ -274,8 +274,8 @@ class _Run:
 
     def _rewrite(self, config: FidelityConfig, journal: Journal) -> list[dict[str, Any]]:
         """Gold passages written again from their latents, a row for each passage and rate."""
-        store = self._models.store(config.model)
-        documents = self._whole_passages(config, store.clara)
+        clara, store = self._models.clara(config.model), self._models.store(config.model)
+        documents = self._whole_passages(config, clara)
         weights = identity(config.model)
         keys = {
             (n_memory, one.id): key_of(weights, n_memory, one.id, REWRITTEN_TOKENS)
@@ -292,7 +292,7 @@ class _Run:
                 batch = pending[start : start + self._recipe.batch]
                 hits = store.hits(batch, n_memory=n_memory)
                 requests = [PARAPHRASE_REQUEST] * len(batch)
-                answers = store.clara.answer(requests, hits, decoding=decoding)
+                answers = clara.answer(requests, hits, decoding=decoding)
                 journal.add(
                     {
                         "key": keys[n_memory, one.id],

@@ -26,12 +26,12 @@ from openclara.types import Context, Document
 
 try:
     # The built-in models: the harness leaves them out if ours is the first in its registry.
-    import lm_eval.models
+    import lm_eval.models  # noqa: F401
     from lm_eval.api.model import LM
     from lm_eval.api.registry import model_registry
     from tqdm import tqdm
 except ModuleNotFoundError as error:
-    if error.name != "lm_eval":
+    if (error.name or "").partition(".")[0] != "lm_eval":
         raise
     raise ConfigError(
         "this needs the lm-evaluation-harness; run `pip install 'openclara[lm-eval]'`"
@@ -49,6 +49,9 @@ TASKS = Path(__file__).with_name("lm_eval_tasks")
 
 NAME = "openclara"
 """What `--model` calls an openclara model."""
+
+_HARNESS_DEVICE = "cuda:0"
+"""What the harness's command line passes where no device is named, whatever machine it is on."""
 
 _SETTINGS = frozenset({"until", "max_gen_toks", "do_sample", "temperature", "top_p", "seed"})
 
@@ -98,7 +101,8 @@ class ClaraLM(LM):  # type: ignore[misc]
             pretrained: A zoo name, the folder of a finished run, or a hub id.
             context: What to answer from: `latents` of the documents, their `text`, or `none`.
             n_memory: Latents for each stretch of a document; the model's default if None.
-            device: `auto`, `cpu`, `cuda`, `mps`.
+            device: `auto`, `cpu`, `cuda`, `mps`. The harness passes `cuda:0` where none is named;
+                that is taken as `auto` on a machine without it.
             precision: `auto` is bf16 where the hardware multiplies it, else float32.
             batch_size: Requests run together; questions only where they share their documents.
             max_batch_size: Taken because the harness passes it; bounds `batch_size`.
@@ -116,8 +120,12 @@ class ClaraLM(LM):  # type: ignore[misc]
         self.batch_size = _checked_batch_size(batch_size, max_batch_size)
         self.max_gen_toks = max_gen_toks
 
+        import torch
+
         from openclara.pipeline import Clara
 
+        if device == _HARNESS_DEVICE and not torch.cuda.is_available():
+            device = "auto"
         # A folder may be named in digits, which the harness reads as a number.
         self.clara: Clara = Clara.load(
             str(pretrained), n_memory=n_memory, device=device, precision=precision
@@ -186,9 +194,7 @@ class ClaraLM(LM):  # type: ignore[misc]
                 bar.update(len(batch))
         return scored
 
-    def loglikelihood_rolling(
-        self, requests: list[Any], disable_tqdm: bool = False
-    ) -> list[float]:
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         """Not to be had.
 
         Raises:
@@ -220,6 +226,7 @@ class ClaraLM(LM):  # type: ignore[misc]
             "n_memory": spec.n_memory if self.context == "latents" else None,
             "max_gen_toks": self.max_gen_toks,
             "dtype": str(next(self.clara.model.lm.parameters()).dtype),
+            "ran_on": str(self._device),
         }
 
     # -- how it is done ---------------------------------------------------------------------------
@@ -263,9 +270,7 @@ class ClaraLM(LM):  # type: ignore[misc]
             context="none" if passages is None else self.context,
             decoding=batch[0].decoding,
         )
-        return [
-            _until(answer.text, one.stops) for answer, one in zip(answers, batch, strict=True)
-        ]
+        return [_until(answer.text, one.stops) for answer, one in zip(answers, batch, strict=True)]
 
     def _likelihoods(self, pairs: Sequence[tuple[str, str]]) -> Iterator[tuple[float, bool]]:
         import torch
@@ -286,7 +291,9 @@ class ClaraLM(LM):  # type: ignore[misc]
             chosen_L = logits_LV.log_softmax(-1).gather(1, targets_L.unsqueeze(1)).squeeze(1)
             greedy_L = logits_LV.argmax(-1) == targets_L
         sizes = [len(answer) for answer in wanted]
-        for own, greedy in zip(chosen_L.split(sizes), greedy_L.split(sizes), strict=True):
+        for own, greedy in zip(
+            torch.split(chosen_L, sizes), torch.split(greedy_L, sizes), strict=True
+        ):
             yield float(own.double().sum()), bool(greedy.all())
 
 

@@ -80,9 +80,16 @@ class Checkpoint:
 
     def fingerprint(self) -> str:
         """Identity of the latents: base, compressor, reasoner and memory table, not generator."""
+        return self._identity(without=("generator.",))
+
+    def compressor_fingerprint(self) -> str:
+        """Identity of the documents' latents alone: models that differ in the reasoner share it."""
+        return self._identity(without=("generator.", "reasoner."))
+
+    def _identity(self, *, without: tuple[str, ...]) -> str:
         card = self.card
         digest = hashlib.sha256(f"{card.base_sha256} {card.alpha / card.rank}".encode())
-        makers = {r: t for r, t in _flat(self).items() if "generator" not in r}
+        makers = {name: t for name, t in _flat(self).items() if not name.startswith(without)}
         digest.update(save(makers))
         return digest.hexdigest()
 

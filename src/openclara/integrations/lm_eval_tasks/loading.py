@@ -31,8 +31,6 @@ def oracle(*, file: str, data_root: str | None = None, **metadata: object) -> di
         ConfigError: No folder is given.
         DataError: The file is missing or malformed.
     """
-    from datasets import Dataset
-
     folder = data_root or os.environ.get(DATA_ROOT)
     if not folder:
         raise ConfigError(
@@ -44,6 +42,8 @@ def oracle(*, file: str, data_root: str | None = None, **metadata: object) -> di
     questions = list(rows(path))
     if not questions:
         raise DataError(f"{path} holds no question; give a file of records")
+    from datasets import Dataset
+
     return {"test": Dataset.from_list(questions)}
 
 

@@ -1,0 +1,383 @@
+"""The figures of a report, drawn to be read on light and on dark pages."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+import re
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from openclara.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    Point = tuple[float, float]
+    Box = tuple[float, float, float, float]
+
+INK = "#757b84"
+"""Text and axes: a grey of like contrast (4.2) on white and on near black."""
+
+SIZE = (5.2, 4.1)
+"""Inches."""
+
+ZOOM = 10
+"""Dots to a point while labels are measured: few would round the widths of letters."""
+
+BROKEN = (0, (4, 3))
+LEADER = {"arrowstyle": "-", "color": INK, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 4}
+
+READERS = {
+    "latents": ("latents", "#2f7fc1", "o"),
+    "text": ("full text", "#d55e00", "s"),
+    "shortened": ("shortened text", "#009e73", "^"),
+    "none": ("no passage", INK, "D"),
+}
+"""Name, colour and shape of each kind of system. Colours after Okabe & Ito (2008), darkened or
+lightened to stand out on either background; shapes tell the same without them."""
+
+LINES = (
+    ("#2f7fc1", "o"),
+    ("#d55e00", "s"),
+    ("#009e73", "^"),
+    ("#b8609a", "D"),
+    ("#a87b00", "v"),
+    ("#6a6fd0", "P"),
+)
+
+STYLE = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "sans-serif"],
+    "font.size": 8.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.axisbelow": True,
+    "text.color": INK,
+    "text.parse_math": False,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "legend.borderaxespad": 0,
+    "legend.handletextpad": 0.4,
+    "legend.columnspacing": 1.0,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "openclara",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A figure, drawn.
+
+    Attributes:
+        kind: What is drawn: "prompt_tokens", "stored_bytes" or "recall".
+        setting: For which setting.
+        caption: What it shows, in a sentence.
+        svg: With text as text, on no background.
+        png: The same in pixels.
+    """
+
+    kind: str
+    setting: str
+    caption: str
+    svg: str
+    png: bytes
+
+    @property
+    def name(self) -> str:
+        """Of its files, without a suffix."""
+        return re.sub(r"[^a-z0-9]+", "-", f"{self.kind} {self.setting}".lower()).strip("-")
+
+
+def draw(results: Mapping[str, Any], overall: Mapping[str, str]) -> list[Drawing]:
+    """Draw F1 against what it costs, and recall against how many passages are kept.
+
+    Args:
+        results: Scores of an evaluation; names in it are single lines.
+        overall: For each setting the task whose rows are drawn, which is the average if there
+            is one.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+    except ImportError:
+        raise ConfigError(
+            "a report needs matplotlib for its figures; run `pip install 'openclara[eval]'`"
+        ) from None
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        # A name in a script the font lacks is drawn as boxes in the PNG, and well in the SVG.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
+        return list(_drawings(results, overall))
+
+
+def _drawings(results: Mapping[str, Any], overall: Mapping[str, str]) -> Iterator[Drawing]:
+    kinds = {
+        one["name"]: "shortened" if one.get("shorten") else one["reader"]
+        for one in results["systems"]
+    }
+    for setting, task in overall.items():
+        rows = [r for r in results["answers"] if (r["setting"], r["task"]) == (setting, task)]
+        what = "averaged over tasks" if task == "average" else task
+        for cost, name in (("prompt_tokens", "prompt tokens"), ("stored_bytes", "stored bytes")):
+            figure = _tradeoff(rows, kinds, cost=cost, title=f"{setting} setting, {what}")
+            caption = (
+                f"F1 against {name} per question, {setting} setting, {what}; bars are 95 % "
+                "intervals, the horizontal axis is logarithmic, what costs the same stands side by side."
+            )
+            yield Drawing(cost, setting, caption, *_rendered(figure))
+        ranked = [r for r in results["retrieval"] if (r["setting"], r["task"]) == (setting, task)]
+        if ranked:
+            controls = {one["name"] for one in results["rankers"] if one["control"]}
+            figure = _recall(ranked, controls, title=f"{setting} setting, {what}")
+            caption = (
+                f"Share of the gold passages among the first k, {setting} setting, {what}; broken "
+                "lines are controls."
+            )
+            yield Drawing("recall", setting, caption, *_rendered(figure))
+
+
+def _rendered(figure: Figure) -> tuple[str, bytes]:
+    svg, png = io.StringIO(), io.BytesIO()
+    nameless = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(svg, format="svg", transparent=True, metadata=nameless)
+    figure.savefig(png, format="png", transparent=True, dpi=200, metadata={"Software": None})
+    return svg.getvalue(), png.getvalue()
+
+
+def _axes(title: str, y_label: str) -> tuple[Figure, Axes]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=SIZE, dpi=72 * ZOOM)
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.08, 0.115, 0.9, 0.75))
+    figure.text(0.012, 0.97, title, weight="bold", va="top")
+    figure.text(0.012, 0.915, y_label, va="top")
+    return figure, axes
+
+
+# --- F1 against a cost -------------------------------------------------------------------------
+
+
+def _tradeoff(
+    rows: Sequence[Mapping[str, Any]], kinds: Mapping[str, str], *, cost: str, title: str
+) -> Figure:
+    figure, axes = _axes(title, "F1, per cent")
+    free = [row for row in rows if row["costs"][cost] <= 0]
+    paid = [row for row in rows if row["costs"][cost] > 0]
+    costs = [row["costs"][cost] for row in paid] or [1.0]
+    axes.set_xscale("log")
+    axes.set_xlim(min(costs) / 1.5, max(costs) * 1.5)
+    axes.set_ylim(0, 1.12 * max([1.0, *(100 * row["metrics"]["f1"][2] for row in rows)]))
+    _log_ticks(axes, _bytes if cost == "stored_bytes" else _count)
+    axes.set_xlabel(cost.replace("_", " ") + " per question", labelpad=2)
+    names, anchors, obstacles = [], [], []
+    for row, x in zip(paid, _side_by_side(axes, costs), strict=False):
+        _, colour, marker = READERS[kinds[row["system"]]]
+        mean, low, high = (100 * value for value in row["metrics"]["f1"])
+        axes.plot([x, x], [low, high], color=colour, linewidth=1.1, solid_capstyle="butt")
+        axes.plot(x, mean, marker, color=colour, markersize=6)
+        (left, bottom), (_, middle), (_, top) = _points(axes, (x, low), (x, mean), (x, high))
+        obstacles += [(left - 1, bottom, left + 1, top), _around((left, middle), 4)]
+        anchors.append((left, middle))
+        names.append(row["system"])
+    for row in free:
+        mean = 100 * row["metrics"]["f1"][0]
+        axes.axhline(mean, color=INK, linewidth=1, linestyle=BROKEN)
+        (left, y), (right, _) = _points(
+            axes, (axes.get_xlim()[0], mean), (axes.get_xlim()[1], mean)
+        )
+        obstacles.append((left, y - 1, right, y + 1))
+        anchors.append((left, y))
+        names.append(row["system"])
+    _label(axes, names, anchors, obstacles)
+    for kind in (kind for kind in READERS if kind in {kinds[row["system"]] for row in paid}):
+        name, colour, marker = READERS[kind]
+        axes.plot([], [], marker, color=colour, markersize=5, label=name)
+    figure.legend(loc="upper right", bbox_to_anchor=(1, 0.93), ncols=4, handlelength=1.4)
+    return figure
+
+
+def _log_ticks(axes: Axes, amount: Callable[[float], str]) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    low, high = axes.get_xlim()
+    decades = math.log10(high / low)
+    steps = (1, 2, 5) if decades < 1.8 else (1, 3) if decades < 3.5 else (1,)
+    axes.xaxis.set_major_locator(LogLocator(subs=steps))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: amount(value)))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _side_by_side(axes: Axes, costs: Sequence[float]) -> list[float]:
+    """Costs moved just as far apart as keeps one bar from covering another."""
+    places = [x for x, _ in _points(axes, *((cost, 0) for cost in costs))]
+    moved = spread(places, 6)
+    to_data = axes.transData.inverted()
+    return [float(to_data.transform((x * ZOOM, 0))[0]) for x in moved]
+
+
+def _points(axes: Axes, *data: tuple[float, float]) -> list[Point]:
+    return [(float(x), float(y)) for x, y in axes.transData.transform(data) / ZOOM]
+
+
+def _around(point: Point, radius: float) -> Box:
+    x, y = point
+    return x - radius, y - radius, x + radius, y + radius
+
+
+def _label(
+    axes: Axes, names: Sequence[str], anchors: Sequence[Point], obstacles: Sequence[Box]
+) -> None:
+    shown = [name if len(name) <= 34 else name[:33].rstrip() + "…" for name in names]
+    texts = [axes.annotate(name, (0, 0)) for name in shown]
+    extents = [text.get_window_extent() for text in texts]
+    sizes = [(box.width / ZOOM, box.height / ZOOM) for box in extents]
+    frame = axes.get_window_extent().extents / ZOOM
+    for text, anchor, box in zip(
+        texts, anchors, placed(sizes, anchors, obstacles, tuple(frame)), strict=True
+    ):
+        text.remove()
+        where = {
+            "xycoords": "figure points",
+            "textcoords": "figure points",
+            "annotation_clip": False,
+        }
+        axes.annotate(text.get_text(), anchor, box[:2], va="bottom", **where)
+        end = _nearest(box, anchor)
+        if math.dist(end, anchor) > 9:
+            axes.annotate("", anchor, end, arrowprops=LEADER, **where)
+
+
+def placed(
+    sizes: Sequence[Point], anchors: Sequence[Point], obstacles: Sequence[Box], frame: Box
+) -> list[Box]:
+    """Boxes for labels, near their anchors, clear of each other and of the obstacles if they can.
+
+    Each label in turn takes the cheapest place that the others leave it; after a few rounds
+    nothing moves any more.
+
+    Args:
+        sizes: Width and height of each label.
+        anchors: What each label names.
+        obstacles: Boxes better not covered.
+        frame: Box better not left.
+    """
+    boxes: dict[int, Box] = {}
+    for _ in range(6):
+        before = dict(boxes)
+        for at, (size, anchor) in enumerate(zip(sizes, anchors, strict=True)):
+            taken = [*obstacles, *(box for other, box in boxes.items() if other != at)]
+            costs = {
+                box: cost + _crowding(box, anchor, taken, frame)
+                for cost, box in _places(size, anchor)
+            }
+            boxes[at] = min(costs, key=lambda box, costs=costs: costs[box])  # type: ignore[misc]
+        if boxes == before:
+            break
+    return [boxes[at] for at in range(len(sizes))]
+
+
+def _places(size: Point, anchor: Point) -> Iterator[tuple[float, Box]]:
+    (width, height), (x, y) = size, anchor
+    for distance in (7, 11, 16, 22, 30, 40, 52, 66, 82, 100):
+        for step in range(24):
+            cos, sin = math.cos(step * math.pi / 12), math.sin(step * math.pi / 12)
+            left = x + cos * (distance + width / 2) - width / 2
+            bottom = y + sin * (distance + height / 2) - height / 2
+            sideways = {0: 0, 12: 1}.get(step, 2)
+            yield distance / 2 + sideways, (left, bottom, left + width, bottom + height)
+
+
+def _crowding(box: Box, anchor: Point, taken: Sequence[Box], frame: Box) -> float:
+    wide = (box[0] - 2, box[1] - 1, box[2] + 2, box[3] + 1)
+    outside = (wide[2] - wide[0]) * (wide[3] - wide[1]) - _overlap(wide, frame)
+    end, own = _nearest(box, anchor), _around(anchor, 4.5)
+    leader = [
+        _around((anchor[0] + (end[0] - anchor[0]) * t, anchor[1] + (end[1] - anchor[1]) * t), 0.5)
+        for t in (0.2, 0.4, 0.6, 0.8, 1.0)
+    ]
+    cost = 10 * outside
+    for other in taken:
+        cost += 5 * _overlap(wide, other)
+        if _overlap(other, own) == 0 and any(_overlap(other, dot) for dot in leader):
+            cost += 25
+    return cost
+
+
+def _overlap(one: Box, other: Box) -> float:
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    return max(0.0, width) * max(0.0, height)
+
+
+def _nearest(box: Box, point: Point) -> Point:
+    x, y = point
+    return min(max(x, box[0]), box[2]), min(max(y, box[1]), box[3])
+
+
+def spread(values: Sequence[float], gap: float) -> list[float]:
+    """Values moved, around where they are, so that any two are at least a gap apart.
+
+    Args:
+        values: Where things would like to be.
+        gap: Between two of them.
+    """
+    order = sorted(range(len(values)), key=lambda at: values[at])
+    up, down = list(values), list(values)
+    for one, other in itertools.pairwise(order):
+        up[other] = max(up[other], up[one] + gap)
+    for one, other in itertools.pairwise(reversed(order)):
+        down[other] = min(down[other], down[one] - gap)
+    return [(a + b) / 2 for a, b in zip(up, down, strict=True)]
+
+
+# --- recall ------------------------------------------------------------------------------------
+
+
+def _recall(rows: Sequence[Mapping[str, Any]], controls: set[str], *, title: str) -> Figure:
+    figure, axes = _axes(title, "Recall@k, per cent")
+    axes.grid(axis="y", color=INK, alpha=0.25, linewidth=0.6)
+    styles = itertools.cycle(LINES)
+    for row in sorted(rows, key=lambda row: -sum(row["recall_curve"])):
+        ys = [100 * value for value in row["recall_curve"]]
+        name = row["ranker"]
+        if name in controls:
+            style = {"color": INK, "linestyle": BROKEN, "label": f"{name}, control"}
+        else:
+            colour, marker = next(styles)
+            style = {"color": colour, "marker": marker, "label": name}
+        axes.plot(range(1, len(ys) + 1), ys, linewidth=1.3, markersize=4.5, **style)
+    last = max(len(row["recall_curve"]) for row in rows)
+    axes.set_xlim(0.8, last + 0.2)
+    axes.set_ylim(0, 102)
+    axes.set_xticks(range(1, last + 1))
+    axes.set_xlabel("first k passages", labelpad=2)
+    key = figure.legend(loc="upper right", bbox_to_anchor=(1, 0.87), handlelength=2.4)
+    left, bottom, _, height = axes.get_position().bounds
+    room = key.get_window_extent().width / (72 * ZOOM * SIZE[0])
+    axes.set_position((left, bottom, max(0.3, 0.98 - room - left), height))
+    return figure
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1 else f"{value:g}"
+
+
+def _bytes(value: float) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= size:
+            return f"{value / size:g} {unit}"
+    return f"{value:g} B"
