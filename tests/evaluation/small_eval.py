@@ -11,10 +11,8 @@ NAMES = ("Utzon", "Moore", "Lovelace", "Noether", "Turing", "Curie", "Darwin", "
 
 
 def passage_of(number: int) -> dict:
-    return {
-        "title": f"House {number}",
-        "text": f"The house number {number} was built by {NAMES[number]}. It has a red door.",
-    }
+    # Short enough for the tiny model to hold it in one stretch.
+    return {"title": f"House {number}", "text": f"Number {number} is by {NAMES[number]}."}
 
 
 def write_task(folder: Path, *, n_questions: int = 8) -> None:
@@ -24,7 +22,7 @@ def write_task(folder: Path, *, n_questions: int = 8) -> None:
         rows.append(
             {
                 "id": f"q{i}",
-                "question": f"Who built the house number {(i + 2) % 8}?",
+                "question": f"Who built number {(i + 2) % 8}?",
                 "answers": [NAMES[(i + 2) % 8], "somebody"],
                 "documents": documents,
             }

@@ -51,7 +51,10 @@ def test_what_it_writes(finished):
     }  # fmt: skip
     assert {row["setting"] for row in results["answers"]} == {"oracle", "normal"}
     assert len(results["answers"]) == 8
-    assert len(lines(finished / "predictions.jsonl")) == 8 * (4 * 2 - 1)  # closed book once
+    rows = lines(finished / "predictions.jsonl")
+    assert len({row["key"] for row in rows}) == len(rows)
+    # Without a passage the setting makes no difference: asked once, scored twice.
+    assert sum(row["system"] == "closed book" for row in rows) == 8
     assert len(lines(finished / "rankings.jsonl")) == 8 * 5 * 2
     assert (finished / "report.md").is_file()
     assert (finished / "report.html").is_file()

@@ -79,7 +79,7 @@ def test_an_open_task_in_the_form_of_flashrag(folder):
         )
     )
     tasks = [{"name": "open", "records": "open.jsonl", "corpus": "contents.jsonl"}]
-    (task,) = load_tasks(recipe_of(folder, "any", tasks=tasks))
+    (task,) = load_tasks(recipe_of(folder, "any", tasks=tasks, settings=["normal"]))
     assert task.setting == "normal"
     assert task.questions[0].candidates[0].title == "House 3"
     assert task.labels[0].answers == ("x",)

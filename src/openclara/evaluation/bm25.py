@@ -35,6 +35,8 @@ class Bm25:
         self._n_texts = len(texts)
         self._tokenize: Any = lambda lines: bm25s.tokenize(
             lines,
+            # Its own pattern drops words of one character, and so the digits of many answers.
+            token_pattern=r"(?u)\b\w+\b",
             stopwords="en",
             stemmer=Stemmer.Stemmer("english"),
             return_ids=False,
