@@ -8,14 +8,13 @@ import pytest
 import torch
 from tiny import CONTROL, DOC_MAX_LENGTH, N_MEMORY, WIDTH, make_checkpoint
 
-from openclara import pipeline
 from openclara.data import prompts
 from openclara.data.batches import text_batch
 from openclara.data.tokenizer import SEP, SLOT
 from openclara.errors import ConfigError, DataError, IndexMismatch, ModelError
 from openclara.index import LatentIndex
 from openclara.model.generator import Decoding
-from openclara.pipeline import Clara
+from openclara.pipeline import Clara, answering, compressing
 from openclara.types import Document
 
 SHORT = Decoding(max_new_tokens=6)
@@ -50,8 +49,8 @@ def seen(monkeypatch):
         given.extend(asked)
         return generate(model, asked, **options)
 
-    generate = pipeline.generate
-    monkeypatch.setattr(pipeline, "generate", spy)
+    generate = answering.generate
+    monkeypatch.setattr(answering, "generate", spy)
     return given
 
 
@@ -135,8 +134,8 @@ def test_a_title_never_takes_all_the_room(clara):
 
 def test_what_is_compressed_does_not_depend_on_windows_or_batches(clara, monkeypatch):
     whole = {item.document.id: item.latents for item in clara.compress(DOCUMENTS)}
-    monkeypatch.setattr(pipeline, "WINDOW_CHUNKS", 1)
-    monkeypatch.setattr(pipeline, "BATCH_POSITIONS", 1)
+    monkeypatch.setattr(compressing, "WINDOW_CHUNKS", 1)
+    monkeypatch.setattr(compressing, "BATCH_POSITIONS", 1)
     for item in clara.compress(DOCUMENTS):
         close(item.latents, whole[item.document.id])
 
@@ -158,7 +157,7 @@ def test_unchanged_documents_are_never_compressed(clara, monkeypatch):
 
 @pytest.mark.parametrize("n_chunks", [1, 3, 1000])
 def test_what_was_read_before_an_error_is_compressed_first(clara, monkeypatch, n_chunks):
-    monkeypatch.setattr(pipeline, "WINDOW_CHUNKS", n_chunks)
+    monkeypatch.setattr(compressing, "WINDOW_CHUNKS", n_chunks)
 
     def damaged():
         yield from DOCUMENTS
@@ -188,7 +187,7 @@ def test_a_failure_to_compress_is_not_tried_again(clara, monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr(Clara, "latents", fail)
-    monkeypatch.setattr(pipeline, "WINDOW_CHUNKS", 1)
+    monkeypatch.setattr(compressing, "WINDOW_CHUNKS", 1)
     with pytest.raises(MemoryError):
         list(clara.compress(DOCUMENTS))
     assert len(calls) == 1
@@ -462,7 +461,7 @@ def scripted(monkeypatch, token_ids):
         for token in token_ids:
             yield [token]
 
-    monkeypatch.setattr(pipeline, "generate", generate)
+    monkeypatch.setattr(answering, "generate", generate)
 
 
 def test_a_stream_is_the_answer_in_pieces(clara, index):

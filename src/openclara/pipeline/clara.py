@@ -6,8 +6,7 @@ Legend: Q questions, C chunks, M memory tokens, D width.
 from __future__ import annotations
 
 import time
-from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 import torch
@@ -22,13 +21,14 @@ from openclara.errors import ConfigError, DataError, IndexMismatch, ModelError
 from openclara.model.base import choose_device, choose_dtype, find_base, load_lm, load_tokenizer
 from openclara.model.checkpoint import Card, load_checkpoint, memory_table
 from openclara.model.clara import ClaraModel
-from openclara.model.generator import Decoding, Prompt, generate
+from openclara.model.generator import Decoding, Prompt
 from openclara.model.merged import MergedRoles
 from openclara.model.zoo import DEFAULT_MODEL, find_checkpoint
+from openclara.pipeline.answering import Answering, AnswerStream, ms_since
+from openclara.pipeline.compressing import Compressing, by_length
 from openclara.types import (
     Answer,
     Chunk,
-    CompressedDocument,
     Context,
     Document,
     Hit,
@@ -38,16 +38,10 @@ from openclara.types import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from openclara.index import LatentIndex
     from openclara.model.adapters import Role
-
-WINDOW_CHUNKS = 256
-"""Chunks gathered before they are sorted by length and batched."""
-
-BATCH_POSITIONS = 2048
-"""Padded positions of one compressor batch; larger ones fall out of a CPU's cache."""
 
 
 class Clara:
@@ -175,7 +169,7 @@ class Clara:
             return torch.empty(0, n_memory, self.latent_spec.width)
         made: dict[int, Tensor] = {}
         device = self.model.memory.weight.device
-        for positions in _by_length([len(text) for text in ids], n_memory):
+        for positions in by_length([len(text) for text in ids], n_memory):
             batch = text_batch(
                 [ids[i] for i in positions],
                 n_memory=n_memory,
@@ -261,7 +255,7 @@ class Clara:
         used = n_memory or index.spec.n_memory
         if mode != "lexical" or with_latents:
             latents_QMD = self.reason(questions, n_memory=used)
-        embed_ms = _ms_since(started)
+        embed_ms = ms_since(started)
         hits = index.search(
             questions,
             latents_QMD,
@@ -383,6 +377,8 @@ class Clara:
         Raises:
             DataError: A question is empty, or hits carry no latents.
         """
+        if not questions:
+            return []
         self._check(questions, None)
         if context == "latents" and any(hit.latents is None for own in hits for hit in own):
             raise DataError("hits without latents cannot be answered from; use context text")
@@ -425,7 +421,7 @@ class Clara:
         where: Sequence[str],
         n_memory: int | None,
         decoding: Decoding,
-    ) -> _Answering:
+    ) -> Answering:
         clock = time.perf_counter()
         if context not in get_args(Context):
             raise ConfigError(f"context is {context!r}; use one of {', '.join(get_args(Context))}")
@@ -442,7 +438,7 @@ class Clara:
                     questions, index, k=k, mode=mode, where=where, n_memory=n_memory,
                     with_latents=context == "latents",
                 )  # fmt: skip
-                search_ms = _ms_since(clock) - embed_ms
+                search_ms = ms_since(clock) - embed_ms
             else:
                 raise ConfigError("there is nothing to answer from; give an index or documents")
         usage = Usage(embed_ms=embed_ms, search_ms=search_ms)
@@ -458,13 +454,13 @@ class Clara:
         role: Role | None = "generator",
         usage: Usage | None = None,
         clock: float | None = None,
-    ) -> _Answering:
+    ) -> Answering:
         clock = time.perf_counter() if clock is None else clock
         prompts = [
             self._prompt(question, found, context)
             for question, found in zip(questions, hits, strict=True)
         ]
-        return _Answering(self, questions, hits, prompts, decoding, role, usage or Usage(), clock)
+        return Answering(self, questions, hits, prompts, decoding, role, usage or Usage(), clock)
 
     def read(
         self,
@@ -543,16 +539,15 @@ class Clara:
         _check_pairs(questions, documents)
         k = min(5, max((len(d) for d in documents), default=0))
         chosen = torch.full((len(questions), k), -1, dtype=torch.long)
-        prompts = []
+        found = []
         query_QMD = self.reason(questions) if questions else torch.empty(0)
-        for row, (question, texts) in enumerate(zip(questions, documents, strict=True)):
+        for row, texts in enumerate(documents):
             hits = self._candidates(texts)
             scores = torch.tensor([_best_cosine(query_QMD[row], own) for own in hits])
             best = scores.argsort(descending=True, stable=True)[:k]
             chosen[row, : len(best)] = best
-            found = [hit for i in best.tolist() for hit in hits[i]]
-            prompts.append(self._prompt(question, found, "latents"))
-        return self._texts(prompts, max_new_tokens), chosen
+            found.append([hit for i in best.tolist() for hit in hits[i]])
+        return self._texts(questions, found, max_new_tokens), chosen
 
     def generate_from_text(
         self,
@@ -566,11 +561,8 @@ class Clara:
             DataError: Counts differ, or a question has no document.
         """
         _check_pairs(questions, documents)
-        prompts = [
-            self._prompt(q, [hit for own in self._candidates(texts) for hit in own], "latents")
-            for q, texts in zip(questions, documents, strict=True)
-        ]
-        return self._texts(prompts, max_new_tokens)
+        found = [[hit for own in self._candidates(texts) for hit in own] for texts in documents]
+        return self._texts(questions, found, max_new_tokens)
 
     def generate_from_paraphrase(
         self,
@@ -593,193 +585,11 @@ class Clara:
         hits = self.read(documents)
         return [[hit for hit in hits if hit.document is document] for document in documents]
 
-    def _texts(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
-        written: list[list[int]] = [[] for _ in prompts]
+    def _texts(
+        self, questions: Sequence[str], hits: Sequence[Sequence[Hit]], max_new_tokens: int
+    ) -> list[str]:
         decoding = Decoding(max_new_tokens=max_new_tokens)
-        stop_ids = self.tokenizer.stop_ids
-        if prompts:
-            for step in generate(self.model, prompts, decoding=decoding, stop_ids=stop_ids):
-                for ids, token in zip(written, step, strict=True):
-                    if token is not None:
-                        ids.append(token)
-        return [self.tokenizer.decode(ids).strip() for ids in written]
-
-
-class Compressing:
-    """Documents on their way to latents; nothing happens until it is iterated."""
-
-    def __init__(
-        self,
-        clara: Clara,
-        documents: Iterable[Document],
-        on_progress: Callable[[int, int], None],
-    ) -> None:
-        self._clara = clara
-        self._documents = documents
-        self._on_progress = on_progress
-
-    def __iter__(self) -> Iterator[CompressedDocument]:
-        """Compress every document."""
-        return self.skipping(lambda document: False)
-
-    def skipping(self, unchanged: Callable[[Document], bool]) -> Iterator[CompressedDocument]:
-        """Compress only the documents for which `unchanged` is false, in order.
-
-        Where a document cannot be read, those before it are compressed first.
-        """
-        for window in self._windows(unchanged):
-            yield from self._compress(window)
-
-    def _windows(
-        self, unchanged: Callable[[Document], bool]
-    ) -> Iterator[list[tuple[Document, list[Chunk]]]]:
-        window: list[tuple[Document, list[Chunk]]] = []
-        n_chunks = 0
-        try:
-            for document in self._documents:
-                if unchanged(document):
-                    continue
-                chunks = self._clara.chunk(document)
-                window.append((document, chunks))
-                n_chunks += len(chunks)
-                if n_chunks >= WINDOW_CHUNKS:
-                    yield window
-                    window, n_chunks = [], 0
-        except Exception:
-            # Not on Ctrl-C: who presses it does not want to wait for a whole window.
-            yield window
-            raise
-        yield window
-
-    def _compress(
-        self, window: Sequence[tuple[Document, list[Chunk]]]
-    ) -> Iterator[CompressedDocument]:
-        clara = self._clara
-        texts = [text for document, chunks in window for text in clara._framed(document, chunks)]
-        latents_CMD = clara.latents(texts, role="compressor", on_batch=self._counting(window))
-        sizes = [len(chunks) for _, chunks in window]
-        split = torch.split(latents_CMD, sizes)
-        for (document, chunks), own_CMD in zip(window, split, strict=True):
-            yield CompressedDocument(document, tuple(chunks), own_CMD.clone())
-
-    def _counting(
-        self, window: Sequence[tuple[Document, list[Chunk]]]
-    ) -> Callable[[Sequence[int]], None]:
-        """Told which chunks of a window are done, tells how many documents became whole."""
-        owners = [at for at, (_, chunks) in enumerate(window) for _ in chunks]
-        left = Counter(owners)
-
-        def count(positions: Sequence[int]) -> None:
-            left.subtract(owners[position] for position in positions)
-            whole = {owners[position] for position in positions if not left[owners[position]]}
-            self._on_progress(len(whole), len(positions))
-
-        return count
-
-
-class AnswerStream:
-    """Pieces of an answer as they are written."""
-
-    def __init__(self, answering: _Answering) -> None:
-        self._answering = answering
-
-    @property
-    def hits(self) -> tuple[Hit, ...]:
-        """What is being answered from; there before the first piece."""
-        return tuple(self._answering.hits[0])
-
-    @property
-    def answer(self) -> Answer:
-        """The answer as far as it is written."""
-        return self._answering.answers()[0]
-
-    def __iter__(self) -> Iterator[str]:
-        """Pieces of text; joined they are `answer.text` but for spaces at its ends."""
-        shown = ""
-        for _ in self._answering.steps():
-            text = self._answering.text(0)
-            # A token may hold part of a character: wait until it is whole.
-            if not text.endswith("\ufffd") and len(text) > len(shown):
-                yield text[len(shown) :]
-                shown = text
-        if text := self._answering.text(0)[len(shown) :]:
-            yield text
-
-
-@dataclass
-class _Answering:
-    """A batch of answers being written, and what they have cost so far."""
-
-    clara: Clara
-    questions: list[str]
-    hits: list[list[Hit]]
-    prompts: list[Prompt]
-    decoding: Decoding
-    role: Role | None
-    usage: Usage
-    clock: float
-
-    def __post_init__(self) -> None:
-        self.written: list[list[int]] = [[] for _ in self.questions]
-
-    def steps(self) -> Iterator[None]:
-        """Write one token of each answer at a time."""
-        tokenizer = self.clara.tokenizer
-        steps = generate(
-            self.clara.model,
-            self.prompts,
-            decoding=self.decoding,
-            stop_ids=tokenizer.stop_ids,
-            role=self.role,
-        )
-        for step in steps:
-            if self.usage.first_token_ms == 0.0:
-                self.usage = replace(self.usage, first_token_ms=_ms_since(self.clock))
-            for ids, token in zip(self.written, step, strict=True):
-                if token is not None:
-                    ids.append(token)
-            yield
-        total = _ms_since(self.clock)
-        first = self.usage.first_token_ms or total
-        self.usage = replace(self.usage, first_token_ms=first, total_ms=total)
-
-    def text(self, row: int) -> str:
-        """What is written of one answer."""
-        return self.clara.tokenizer.decode(self.written[row])
-
-    def answers(self) -> list[Answer]:
-        """The answers with hits and usage."""
-        return [
-            Answer(question, self.text(row).strip(), tuple(self.hits[row]), self._usage(row))
-            for row, question in enumerate(self.questions)
-        ]
-
-    def _usage(self, row: int) -> Usage:
-        hits, prompt = self.hits[row], self.prompts[row]
-        n_memory = next((h.latents.shape[0] for h in hits if h.latents is not None), 0)
-        used = n_memory > 0 and prompt.latents_SD is not None
-        text_ids = self.clara._text_prompt(self.questions[row], hits) if hits else prompt.ids
-        n_read = sum(hit.n_tokens for hit in hits)
-        return replace(
-            self.usage,
-            prompt_tokens=len(prompt.ids),
-            completion_tokens=len(self.written[row]),
-            text_prompt_tokens=len(text_ids),
-            nominal_rate=self.clara.card.doc_max_length / n_memory if used else 0.0,
-            effective_rate=n_read / (n_memory * len(hits)) if used else 0.0,
-        )
-
-
-def _by_length(lengths: Sequence[int], n_memory: int) -> Iterator[list[int]]:
-    """Positions in batches of like length; each batch within `BATCH_POSITIONS` when padded."""
-    batch: list[int] = []
-    for at in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        if batch and (lengths[at] + n_memory + 3) * (len(batch) + 1) > BATCH_POSITIONS:
-            yield batch
-            batch = []
-        batch.append(at)
-    if batch:
-        yield batch
+        return [answer.text for answer in self.answer(questions, hits, decoding=decoding)]
 
 
 def _best_cosine(query_MD: Tensor, hits: Sequence[Hit]) -> float:
@@ -816,7 +626,3 @@ def _checked_n_memory(asked: int | None, card: Card) -> int:
             "tokens; use a number from 1 to that"
         )
     return chosen
-
-
-def _ms_since(started: float) -> float:
-    return (time.perf_counter() - started) * 1000.0
