@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     Point = tuple[float, float]
     Box = tuple[float, float, float, float]
 
+AVERAGE = "average"
+"""What stands for the task in rows over all tasks."""
+
 INK = "#757b84"
 """Text and axes: a grey of like contrast (4.2) on white and on near black."""
 
@@ -102,13 +105,23 @@ class Drawing:
         return re.sub(r"[^a-z0-9]+", "-", f"{self.kind} {self.setting}".lower()).strip("-")
 
 
-def draw(results: Mapping[str, Any], overall: Mapping[str, str]) -> list[Drawing]:
+def overall_tasks(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """For each setting the average over tasks, or the only task there is.
+
+    Args:
+        rows: Of answers or of retrieval.
+    """
+    tasks: dict[str, list[str]] = {}
+    for row in rows:
+        tasks.setdefault(row["setting"], []).append(row["task"])
+    return {setting: AVERAGE if AVERAGE in own else own[0] for setting, own in tasks.items()}
+
+
+def draw(results: Mapping[str, Any]) -> list[Drawing]:
     """Draw F1 against what it costs, and recall against how many passages are kept.
 
     Args:
         results: Scores of an evaluation; names in it are single lines.
-        overall: For each setting the task whose rows are drawn, which is the average if there
-            is one.
 
     Raises:
         ConfigError: matplotlib is not installed.
@@ -124,34 +137,38 @@ def draw(results: Mapping[str, Any], overall: Mapping[str, str]) -> list[Drawing
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
-        return list(_drawings(results, overall))
+        return [*_tradeoffs(results), *_recalls(results)]
 
 
-def _drawings(results: Mapping[str, Any], overall: Mapping[str, str]) -> Iterator[Drawing]:
+def _tradeoffs(results: Mapping[str, Any]) -> Iterator[Drawing]:
     kinds = {
-        one["name"]: "shortened" if one.get("shorten") else one["reader"]
-        for one in results["systems"]
+        one["name"]: "shortened" if one["shorten"] else one["reader"] for one in results["systems"]
     }
-    for setting, task in overall.items():
+    for setting, task in overall_tasks(results["answers"]).items():
         rows = [r for r in results["answers"] if (r["setting"], r["task"]) == (setting, task)]
-        what = "averaged over tasks" if task == "average" else task
-        for cost, name in (("prompt_tokens", "prompt tokens"), ("stored_bytes", "stored bytes")):
-            figure = _tradeoff(rows, kinds, cost=cost, title=f"{setting} setting, {what}")
+        scope = _scope(setting, task)
+        for cost in ("prompt_tokens", "stored_bytes"):
             caption = (
-                f"F1 against {name} per question, {setting} setting, {what}. Bars are 95 % "
+                f"F1 against {cost.replace('_', ' ')} per question, {scope}. Bars are 95 % "
                 "intervals, the horizontal axis is logarithmic, and what costs nearly the same "
                 "stands side by side."
             )
+            figure = _tradeoff(rows, kinds, cost=cost, title=scope)
             yield Drawing(cost, setting, caption, *_rendered(figure))
-        ranked = [r for r in results["retrieval"] if (r["setting"], r["task"]) == (setting, task)]
-        if ranked:
-            controls = {one["name"] for one in results["rankers"] if one["control"]}
-            figure = _recall(ranked, controls, title=f"{setting} setting, {what}")
-            caption = (
-                f"Share of the gold passages among the first k, {setting} setting, {what}. "
-                "Grey lines are controls."
-            )
-            yield Drawing("recall", setting, caption, *_rendered(figure))
+
+
+def _recalls(results: Mapping[str, Any]) -> Iterator[Drawing]:
+    controls = {one["name"] for one in results["rankers"] if one["control"]}
+    for setting, task in overall_tasks(results["retrieval"]).items():
+        rows = [r for r in results["retrieval"] if (r["setting"], r["task"]) == (setting, task)]
+        scope = _scope(setting, task)
+        caption = f"Share of the gold passages among the first k, {scope}. Grey lines are controls."
+        figure = _recall(rows, controls, title=scope)
+        yield Drawing("recall", setting, caption, *_rendered(figure))
+
+
+def _scope(setting: str, task: str) -> str:
+    return f"{setting} setting, {'averaged over tasks' if task == AVERAGE else task}"
 
 
 def _rendered(figure: Figure) -> tuple[str, bytes]:
@@ -271,8 +288,8 @@ def placed(
 ) -> list[Box]:
     """Boxes for labels, near their anchors, clear of each other and of the obstacles if they can.
 
-    Each label in turn takes the cheapest place that the others leave it; after a few rounds
-    nothing moves any more.
+    Each label in turn takes the cheapest place that the others leave it, until nothing moves any
+    more; of a few orders in which they may take turns, the best outcome is kept.
 
     Args:
         sizes: Width and height of each label.
@@ -280,18 +297,23 @@ def placed(
         obstacles: Boxes better not covered.
         frame: Box better not left.
     """
-    boxes: dict[int, Box] = {}
-    for _ in range(6):
-        before = dict(boxes)
-        for at, (size, anchor) in enumerate(zip(sizes, anchors, strict=True)):
-            taken = [*obstacles, *(box for other, box in boxes.items() if other != at)]
-            costs_P, places_P4 = _places(size, anchor)
-            costs_P = costs_P + _crowding(places_P4, anchor, taken, frame)
-            left, bottom, right, top = places_P4[np.argmin(costs_P)].tolist()
-            boxes[at] = left, bottom, right, top
-        if boxes == before:
-            break
-    return [boxes[at] for at in range(len(sizes))]
+    orders = list(range(len(sizes))), sorted(range(len(sizes)), key=lambda at: -anchors[at][1])
+    tried = []
+    for order in (*orders, *(list(reversed(order)) for order in orders)):
+        boxes: dict[int, Box] = {}
+        for _ in range(6):
+            before, total = dict(boxes), 0.0
+            for at in order:
+                taken = [*obstacles, *(box for other, box in boxes.items() if other != at)]
+                costs_P, places_P4 = _places(sizes[at], anchors[at])
+                costs_P = costs_P + _crowding(places_P4, anchors[at], taken, frame)
+                left, bottom, right, top = places_P4[np.argmin(costs_P)].tolist()
+                boxes[at] = left, bottom, right, top
+                total += float(costs_P.min())
+            if boxes == before:
+                break
+        tried.append((total, [boxes[at] for at in sorted(boxes)]))
+    return min(tried)[1]
 
 
 def _places(size: Point, anchor: Point) -> tuple[Array, Array]:

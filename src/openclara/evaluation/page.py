@@ -62,7 +62,7 @@ class Sample:
         question: What was asked.
         where: Task and setting.
         answers: What is accepted.
-        said: Each system, what it said, and a verdict or nothing.
+        said: Each system, what it said, and the verdict: "right", "holds the answer", or nothing.
     """
 
     question: str
@@ -162,9 +162,9 @@ def _cell(cell: Cell) -> str:
 
 
 def _sample(sample: Sample) -> str:
-    accepted = ", ".join(_data(answer) for answer in sample.answers)
+    accepted = "; ".join(_data(answer) for answer in sample.answers)
     said = "\n".join(
-        f'<div class="{"right" if verdict else "other"}"><dt>{_data(system)}</dt>'
+        f'<div class="{verdict.partition(" ")[0] or "other"}"><dt>{_data(system)}</dt>'
         f"<dd>{_data(text) if text else '<small>(nothing)</small>'}"
         + (f" <small>✓ {escape(verdict)}</small>" if verdict else "")
         + "</dd></div>"
@@ -243,7 +243,7 @@ def _blocks(section: Section) -> Iterator[str]:
         yield f"![{_plain(drawing.caption)}](figures/{drawing.name}.svg)"
     yield from tables[1:]
     for sample in section.samples:
-        accepted = ", ".join(map(_plain, sample.answers))
+        accepted = "; ".join(map(_plain, sample.answers))
         yield f"**{_plain(sample.question)}** ({_plain(sample.where)}; accepted: {accepted})"
         header = (Cell("system"), Cell("answer"), Cell(""))
         rows = [tuple(map(Cell, one)) for one in sample.said]

@@ -6,12 +6,12 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from openclara.evaluation.figures import draw
+from openclara.evaluation.figures import AVERAGE, draw, overall_tasks
 from openclara.evaluation.metrics import scores
 from openclara.evaluation.page import Cell, Sample, Section, Table, html, markdown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from openclara.evaluation.figures import Drawing
@@ -19,72 +19,68 @@ if TYPE_CHECKING:
 ABSENT = "–"
 
 SETTINGS = {
-    "oracle": "The candidates of a question are the passages of its own record, gold ones among "
-    "them; the best k are read.",
-    "normal": "The candidates of a question are nominated by BM25 from the whole corpus, and gold "
-    "passages may be missing; the best k are read.",
+    "oracle": "Candidates are the passages of the question's own record, gold ones among them.",
+    "normal": "Candidates are nominated by BM25 from the whole corpus; gold ones may be missing.",
     "gold": "The gold passages alone are read, so that search plays no part.",
 }
 
 HOW_TO_READ = (
     ("Intervals", "In brackets stands the 95 % bootstrap interval over questions. Averages weigh "
-     "tasks alike, and their intervals resample questions within tasks."),
-    ("Differences", "The difference to the reference is paired: both systems answer the same "
-     "questions. Where its interval includes zero, the two cannot be told apart on these "
-     "questions; where it excludes zero by a little, remember that one comparison in twenty does "
-     "so by chance."),
-    *((name, text) for name, text in SETTINGS.items()),
-    ("Controls", "Controls are not competitors. No ranker should fall below the random order, and "
-     "none can surpass the gold one, which is made from the labels. They are never marked as "
-     "best."),
-    ("Bold", "Bold is the best value of a column; among costs, of the systems that read passages."),
-    ("F1, EM, cover-EM", "Words shared with the answer; equal to it; all words of it present. "
-     "Texts are normalised by the rules of SQuAD 1.1, and the accepted answer that suits best "
-     "counts."),
+     "tasks alike; their intervals resample questions within tasks."),
+    ("Differences", "Differences to the reference are paired: both systems answer the same "
+     "questions. Where the interval includes zero, these questions cannot tell the two apart. "
+     "Where it barely excludes zero, remember that of equal systems one in twenty does so."),
+    *((f"The {name} setting", text) for name, text in SETTINGS.items()),
+    ("Controls", "Controls are not competitors and are never marked as best. No ranker should fall "
+     "below the random order; none can surpass the gold one, which is made from the labels."),
+    ("Bold", "The best value of a column; of costs, among the systems that read passages."),
+    ("F1, EM, cover-EM", "F1 of the words shared with an accepted answer; equal to it; all of its "
+     "words present. Texts are normalised by the rules of SQuAD 1.1, and the accepted answer that "
+     "suits best counts."),
     ("Answer in the passages", "How often an accepted answer stands word for word in one of the "
-     "passages chosen for the system, before they are shortened or compressed; yes and no never "
-     "do. It says what search leaves to be read."),
-    ("Prompt tokens", "Positions that the generator reads, question and template among them; full "
-     "text is what they would be with the whole passages, and the effective rate divides the two."),
-    ("Stored bytes", "What is kept of the passages read for a question: latents at 16 bits a "
-     "number, or text in UTF-8. Latents are usually the larger: they save reading, not storage."),
-    ("Milliseconds", "To read and answer, in batches, shortening included; ranking and compressing "
-     "are not. They hold for the machine named at the end."),
+     "passages chosen for the system, before they are shortened or compressed. Yes and no never "
+     "count as found. It shows what ranking leaves to be read."),
+    ("Prompt tokens", "Positions that the generator reads, with question and template. Full-text "
+     "tokens are what they would be with the whole passages; the effective rate divides the two."),
+    ("Stored bytes", "What is kept of the passages that a question is answered from: latents at 16 "
+     "bits a number, or text in UTF-8."),
+    ("Milliseconds", "To read and to answer, in batches, shortening included; ranking and "
+     "compressing are not. They hold for the machine named at the end."),
 )  # fmt: skip
 
 UNFAIR = (
-    ("Gold passages are short", "In the public files gold passages are shorter than the other "
-     "candidates. A ranker can gain from length alone, and full text is cheaper on gold passages "
-     "than on retrieved ones."),
-    ("BM25 nominates", "In the normal setting BM25 chooses the candidates. No ranker can find what "
-     "it misses: the gold control shows the most that can be reached."),
-    ("One base, small", "A small base reads full text imperfectly too. Distances between systems "
-     "may differ with a larger one."),
+    ("Gold passages are short", "In the public files they are shorter than the other candidates. A "
+     "ranker may gain from length alone."),
+    ("BM25 nominates", "In the normal setting BM25 chooses the candidates, so no ranker can find "
+     "what it misses. The gold control shows the most that can be reached."),
+    ("A small base", "What a small base cannot do with the full text, it cannot do with latents "
+     "either. With a larger one, distances between systems may differ."),
 )  # fmt: skip
 
-METRICS = (
-    ("F1", "f1"),
-    ("EM", "em"),
-    ("cover-EM", "cover"),
-)
-RANKING = (
-    ("Recall@1", "recall@1"),
-    ("Recall@3", "recall@3"),
-    ("Recall@5", "recall@5"),
-    ("MRR", "mrr"),
-    ("nDCG@10", "ndcg@10"),
-    ("Precision@1", "precision@1"),
-    ("Precision@3", "precision@3"),
-    ("Precision@5", "precision@5"),
-)
+ANSWER_METRICS = {"F1": "f1", "EM": "em", "cover-EM": "cover"}
+RANKING_METRICS = {
+    "Recall@1": "recall@1",
+    "Recall@3": "recall@3",
+    "Recall@5": "recall@5",
+    "MRR": "mrr",
+    "nDCG@10": "ndcg@10",
+}
+PRECISION = {f"Precision@{k}": f"precision@{k}" for k in (1, 3, 5)}
 BY_TASK = ("Recall@1", "Recall@5", "MRR", "nDCG@10")
-
-FIDELITY = (
-    ("entities", "entities"),
-    ("numbers", "numbers"),
-    ("ROUGE-1", "rouge_1"),
-    ("ROUGE-L", "rouge_l"),
-)
+FIDELITY_METRICS = {
+    "names": "entities",
+    "numbers": "numbers",
+    "ROUGE-1": "rouge_1",
+    "ROUGE-L": "rouge_l",
+}
+CONDITIONS = {
+    "Most questions of a task": "limit",
+    "Candidates nominated in the normal setting": "n_candidates",
+    "Longest answer, tokens": "max_new_tokens",
+    "Questions in a batch": "batch",
+    "Arithmetic": "precision",
+    "Seed": "seed",
+}
 
 
 def write_report(results: Mapping[str, Any], folder: Path) -> None:
@@ -97,16 +93,15 @@ def write_report(results: Mapping[str, Any], folder: Path) -> None:
     Raises:
         ConfigError: matplotlib is not installed; `results.json` is written by then.
     """
-    drawn = folder / "figures"
-    drawn.mkdir(parents=True, exist_ok=True)
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
     _write(folder / "results.json", json.dumps(results, indent=1).encode() + b"\n")
     shown = one_line(results)
-    report = _Report(shown)
-    drawings = draw(shown, report.overall)
-    sections = report.sections(drawings)
+    drawings = draw(shown)
+    report = _Report(shown, drawings)
+    sections = report.sections()
     for drawing in drawings:
-        _write(drawn / f"{drawing.name}.svg", drawing.svg.encode())
-        _write(drawn / f"{drawing.name}.png", drawing.png)
+        _write(folder / "figures" / f"{drawing.name}.svg", drawing.svg.encode())
+        _write(folder / "figures" / f"{drawing.name}.png", drawing.png)
     _write(folder / "report.md", markdown(report.title, sections).encode())
     _write(folder / "report.html", html(report.title, sections).encode())
 
@@ -118,7 +113,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def one_line(value: Any) -> Any:
-    """Every text in a tree as a single line without control characters, direction marks or halves.
+    """Every text of a tree as one line, without control characters, overrides of direction, halves.
 
     Args:
         value: Anything JSON can hold.
@@ -126,7 +121,7 @@ def one_line(value: Any) -> Any:
     if isinstance(value, str):
         text = re.sub(r"[\u202a-\u202e\u2066-\u2069]", "", value)
         text = re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text)
-        return " ".join(re.sub(r"[\ud800-\udfff]", "\ufffd", text).split())
+        return " ".join(re.sub(r"[\ud800-\udfff\ufffe\uffff]", "\ufffd", text).split())
     if isinstance(value, dict):
         return {one_line(key): one_line(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -138,190 +133,144 @@ def one_line(value: Any) -> Any:
 
 
 class _Report:
-    def __init__(self, results: Mapping[str, Any]) -> None:
+    def __init__(self, results: Mapping[str, Any], drawings: Sequence[Drawing]) -> None:
         self._results = results
+        self._drawn = {(one.kind, one.setting): one for one in drawings}
         self._systems = [one["name"] for one in results["systems"]]
         self._reads = {one["name"]: one["reader"] for one in results["systems"]}
         self._controls = {one["name"] for one in results["rankers"] if one["control"]}
         self._reference: str | None = results["reference"]
         self._answers = {(r["setting"], r["task"], r["system"]): r for r in results["answers"]}
         self._ranked = {(r["setting"], r["task"], r["ranker"]): r for r in results["retrieval"]}
-        self._tasks: dict[str, list[str]] = {}
-        for setting, task, _ in self._answers:
-            tasks = self._tasks.setdefault(setting, [])
-            if task not in tasks:
-                tasks.append(task)
-        self.overall = {
-            setting: "average" if "average" in tasks else tasks[0]
-            for setting, tasks in self._tasks.items()
-        }
-        n_tasks = len({task for tasks in self._tasks.values() for task in tasks} - {"average"})
+        self._overall = overall_tasks(results["answers"])
+        self._overall_ranked = overall_tasks(results["retrieval"])
+        n_tasks = len({row["task"] for row in results["answers"]} - {AVERAGE})
         self.title = f"Evaluation: {_many(len(self._systems), 'system')}, {_many(n_tasks, 'task')}"
 
-    def sections(self, drawings: Sequence[Drawing]) -> list[Section]:
-        of = {(one.kind, one.setting): one for one in drawings}
-        found = [Section("In short", self._opening(), points=self._in_short())]
-        for setting in self._tasks:
-            found.append(
-                Section(
-                    f"Answers, {setting} setting",
-                    [SETTINGS.get(setting, "")],
-                    tables=[self._by_task(setting), self._all_metrics(setting)],
-                    figures=[of["prompt_tokens", setting]],
-                )
-            )
-        for setting in self._tasks:
-            found.append(
-                Section(
-                    f"Costs, {setting} setting",
-                    tables=[self._costs(setting)],
-                    figures=[of["stored_bytes", setting]],
-                )
-            )
-        for setting in self._tasks:
-            if ("recall", setting) in of:
-                found.append(
-                    Section(
-                        f"Retrieval, {setting} setting",
-                        [SETTINGS.get(setting, "")],
-                        points=self._against_chance(setting),
-                        tables=list(self._retrieval(setting)),
-                        figures=[of["recall", setting]],
-                    )
-                )
-        found += [
+    def sections(self) -> list[Section]:
+        found = [Section("In short", list(self._opening()), points=list(self._in_short()))]
+        found += [self._answering(setting) for setting in self._overall]
+        found += [self._costs(setting) for setting in self._overall]
+        found += [self._retrieval(setting) for setting in self._overall_ranked]
+        found.append(
             Section(
                 "Scores of the published evaluator",
-                ["For comparison with published numbers only: the first accepted answer alone "
-                 "counts, and texts are compared as the evaluator published with CLaRa does."],
-                tables=[self._published(setting) for setting in self._tasks],
+                ["For comparison with published numbers: the first accepted answer alone counts, "
+                 "and texts are compared as the evaluator published with CLaRa does."],
+                tables=[self._published(setting) for setting in self._overall],
             )
-        ]  # fmt: skip
+        )  # fmt: skip
         if self._results["fidelity"]:
             found.append(self._fidelity())
-        found.append(self._samples())
-        found.append(Section("How to read this", points=HOW_TO_READ))
-        found.append(Section("Known unfairness", points=UNFAIR))
-        found.append(self._compared())
-        found.append(self._made())
+        if self._results["samples"]:
+            found.append(self._samples())
+        found += [
+            Section("How to read this", points=HOW_TO_READ),
+            Section("Known unfairness", points=UNFAIR),
+            self._compared(),
+            self._made(),
+        ]
         return found
 
     # -- sentences --------------------------------------------------------------------------
 
-    def _opening(self) -> list[str]:
-        names = [one["name"] for one in self._results["skipped"]]
+    def _opening(self) -> Iterator[str]:
         against = f"Systems are compared with {self._reference}. " if self._reference else ""
-        text = f"{against}Each answers from at most {self._results['k']} passages."
-        left_out = f"Left out, with reasons further below: {'; '.join(names)}." if names else ""
-        return [text, left_out] if left_out else [text]
+        yield f"{against}Each answers from at most {_many(self._results['k'], 'passage')}."
+        names = [one["name"] for one in self._results["skipped"]]
+        if names:
+            yield f"Left out, for reasons given below: {'; '.join(names)}."
 
-    def _in_short(self) -> list[tuple[str, str]]:
-        found = []
-        for setting, task in self.overall.items():
-            rows = {name: self._answers[setting, task, name] for name in self._systems}
-            if self._reference is not None:
-                ours = [n for n in self._systems if self._reads[n] == "latents"]
-                if self._reference in ours:
-                    ours = self._systems
-                tokens = f"{rows[self._reference]['costs']['prompt_tokens']:,.0f}"
-                found += [
-                    (
-                        f"{name}, {setting}",
-                        f"{comparison(rows[name]['over_reference']['f1'], self._reference)}. It "
-                        f"reads {rows[name]['costs']['prompt_tokens']:,.0f} prompt tokens, the "
-                        f"reference {tokens}.",
-                    )
-                    for name in ours
-                    if name != self._reference
-                ]
-        return found
-
-    def _against_chance(self, setting: str) -> list[tuple[str, str]]:
-        task = self.overall[setting]
-        found = []
-        for ranker in self._rankers(setting, task):
-            if ranker not in self._controls:
-                row = self._ranked[setting, task, ranker]
-                mean, low, high = row["metrics"]["recall@5"]
-                chance = row["expected_recall@5"]
-                verdict = (
-                    "above chance" if low > chance
-                    else "below chance" if high < chance
-                    else "not told apart from chance"
-                )  # fmt: skip
-                shown = _share((mean, low, high))
-                text = (
-                    f"Recall@5 {shown.text} % {shown.quiet}, where a random order is expected to "
-                    f"reach {_percent(chance)} %: {verdict}."
+    def _in_short(self) -> Iterator[tuple[str, str]]:
+        if self._reference is None:
+            return
+        others = [name for name in self._systems if name != self._reference]
+        latents = [name for name in others if self._reads[name] == "latents"]
+        # Where latents are the reference, it is the others that are compared with them.
+        shown = others if self._reads[self._reference] == "latents" else latents
+        for setting, task in self._overall.items():
+            reference = self._answers[setting, task, self._reference]["costs"]["prompt_tokens"]
+            for name in shown:
+                row = self._answers[setting, task, name]
+                said = comparison(row["over_reference"]["f1"], self._reference)
+                tokens = f"{row['costs']['prompt_tokens']:,.0f}"
+                yield (
+                    f"{setting} · {name}",
+                    f"{said}. It reads {tokens} prompt tokens, the reference {reference:,.0f}.",
                 )
-                found.append((ranker, text))
-        return found
 
-    # -- tables -----------------------------------------------------------------------------
+    def _against_chance(self, setting: str) -> Iterator[tuple[str, str]]:
+        for row in self._ranked_rows(setting, self._overall_ranked[setting]):
+            if row["ranker"] in self._controls:
+                continue
+            (_, low, high), chance = row["metrics"]["recall@5"], row["expected_recall@5"]
+            verdict = (
+                "above" if low > chance else "below" if high < chance else "not told apart from"
+            )
+            shown = _share(row["metrics"]["recall@5"])
+            yield (
+                row["ranker"],
+                f"Recall@5 {shown.text} % {shown.quiet}; a random order is expected to reach "
+                f"{_percent(chance)} %: {verdict} chance.",
+            )
+
+    # -- answers ----------------------------------------------------------------------------
 
     def _rows(self, setting: str, task: str) -> list[Mapping[str, Any]]:
         return [self._answers[setting, task, name] for name in self._systems]
 
-    def _rankers(self, setting: str, task: str) -> list[str]:
-        names = [one["name"] for one in self._results["rankers"]]
-        return [name for name in names if (setting, task, name) in self._ranked]
-
     def _of_systems(self, title: str, columns: Iterable[Sequence[Cell]]) -> Table:
-        names = [
-            Cell(name, "reference" if name == self._reference else "") for name in self._systems
-        ]
-        header, *rows = zip([Cell("system"), *names], *columns, strict=True)
-        return Table(title, header, rows)
+        notes = ["reference" if name == self._reference else "" for name in self._systems]
+        return _table(title, [Cell("system"), *map(Cell, self._systems, notes)], columns)
 
-    def _differences(self, setting: str, label: str, metric: str) -> list[Cell]:
-        rows = self._rows(setting, self.overall[setting])
-        return [
-            Cell(f"{label} over reference"),
-            *(
-                Cell(ABSENT)
-                if row["system"] == self._reference
-                else _difference(row["over_reference"][metric])
-                for row in rows
-            ),
-        ]
-
-    def _by_task(self, setting: str) -> Table:
+    def _answering(self, setting: str) -> Section:
+        tasks = dict.fromkeys(row["task"] for row in self._results["answers"])
         columns = []
-        for task in self._tasks[setting]:
-            rows = self._rows(setting, task)
-            header = Cell(task, f"n = {rows[0]['n']:,}")
-            columns.append([header, *_shares([row["metrics"]["f1"] for row in rows])])
-        if self._reference is not None:
-            columns.append(self._differences(setting, "F1", "f1"))
-        return self._of_systems("F1 by task, per cent", columns)
+        for task in tasks:
+            if (setting, task, self._systems[0]) in self._answers:
+                rows = self._rows(setting, task)
+                header = Cell(task, f"n = {rows[0]['n']:,}")
+                columns.append([header, *_shares([row["metrics"]["f1"] for row in rows])])
+        columns += self._differences(setting, ["F1"])
+        return Section(
+            f"Answers, {setting} setting",
+            [SETTINGS[setting]] if setting in SETTINGS else [],
+            tables=[
+                self._of_systems("F1 by task, per cent", columns),
+                self._all_metrics(setting),
+            ],
+            figures=[self._drawn["prompt_tokens", setting]],
+        )
+
+    def _differences(self, setting: str, labels: Iterable[str]) -> Iterator[list[Cell]]:
+        if self._reference is None:
+            return
+        rows = self._rows(setting, self._overall[setting])
+        for label in labels:
+            cells = [_difference(row["over_reference"][ANSWER_METRICS[label]]) for row in rows]
+            cells[self._systems.index(self._reference)] = Cell(ABSENT)
+            yield [Cell(f"{label} over reference"), *cells]
 
     def _all_metrics(self, setting: str) -> Table:
-        rows = self._rows(setting, self.overall[setting])
-        shown = (*METRICS, ("answer in the passages", "supported"))
+        task = self._overall[setting]
+        rows = self._rows(setting, task)
+        reading = [self._reads[name] != "none" for name in self._systems]
         columns = [
-            [Cell(label), *_shares([row["metrics"][name] for row in rows])] for label, name in shown
+            *_metric_columns(rows, ANSWER_METRICS),
+            *self._differences(setting, ANSWER_METRICS),
+            *_metric_columns(rows, {"answer in the passages": "supported"}, reading),
         ]
-        if self._reference is not None:
-            columns[3:3] = [self._differences(setting, *metric) for metric in METRICS]
-        return self._of_systems(f"All metrics, {self._overall_name(setting)}", columns)
+        return self._of_systems(f"All metrics; {_scope(rows[0])}, per cent", columns)
 
     def _published(self, setting: str) -> Table:
-        rows = self._rows(setting, self.overall[setting])
-        columns = [
-            [Cell(label), *_shares([row["metrics"][f"published_{name}"] for row in rows])]
-            for label, name in METRICS
-        ]
-        return self._of_systems(f"{setting} setting, {self._overall_name(setting)}", columns)
+        rows = self._rows(setting, self._overall[setting])
+        metrics = {label: f"published_{name}" for label, name in ANSWER_METRICS.items()}
+        title = f"{setting.capitalize()} setting; {_scope(rows[0])}, per cent"
+        return self._of_systems(title, _metric_columns(rows, metrics))
 
-    def _overall_name(self, setting: str) -> str:
-        task = self.overall[setting]
-        n = self._rows(setting, task)[0]["n"]
-        what = "average over tasks" if task == "average" else task
-        return f"{what}, per cent (n = {n:,})"
-
-    def _costs(self, setting: str) -> Table:
-        rows = self._rows(setting, self.overall[setting])
-        reading = [self._reads[row["system"]] != "none" for row in rows]
+    def _costs(self, setting: str) -> Section:
+        rows = self._rows(setting, self._overall[setting])
+        reading = [self._reads[name] != "none" for name in self._systems]
         columns = []
         for label, name, best, form in (
             ("prompt tokens", "prompt_tokens", min, "{:,.0f}"),
@@ -331,75 +280,66 @@ class _Report:
             ("ms per answer", "ms", min, "{:,.0f}"),
         ):
             values = [row["costs"][name] for row in rows]
-            texts = [
-                form.format(value) if reads or name in ("prompt_tokens", "ms") else ABSENT
-                for value, reads in zip(values, reading, strict=True)
-            ]
-            cells = [Cell(text) for text in texts]
+            cells = [Cell(form.format(value) if value else ABSENT) for value in values]
             columns.append([Cell(label), *_with_best(cells, values, reading, best)])
-        task = self.overall[setting]
-        what = "average over tasks" if task == "average" else task
-        return self._of_systems(f"Per question, {what} (n = {rows[0]['n']:,})", columns)
+        return Section(
+            f"Costs, {setting} setting",
+            tables=[self._of_systems(f"For each question; {_scope(rows[0])}", columns)],
+            figures=[self._drawn["stored_bytes", setting]],
+        )
 
-    def _retrieval(self, setting: str) -> Iterable[Table]:
-        task = self.overall[setting]
-        names = self._rankers(setting, task)
+    # -- retrieval --------------------------------------------------------------------------
+
+    def _ranked_rows(self, setting: str, task: str) -> list[Mapping[str, Any]]:
+        names = [one["name"] for one in self._results["rankers"]]
+        return [self._ranked[setting, task, name] for name in names]
+
+    def _retrieval(self, setting: str) -> Section:
+        names = [one["name"] for one in self._results["rankers"]]
         free = [name not in self._controls for name in names]
-        first = [
-            Cell("ranker"),
-            *(Cell(n, "" if f else "control") for n, f in zip(names, free, strict=True)),
-        ]
-        columns = [
-            [
-                Cell(label),
-                *_shares([self._ranked[setting, task, n]["metrics"][metric] for n in names], free),
-            ]
-            for label, metric in RANKING
-        ]
-        n_all = self._ranked[setting, task, names[0]]["n"]
-        what = "average over tasks" if task == "average" else task
-        header, *rows = zip(first, *columns, strict=True)
-        yield Table(f"{what}, per cent (n = {n_all:,})", header, rows)
-        if task != "average":
-            return
-        tasks = [t for t in self._tasks[setting] if (setting, t, names[0]) in self._ranked]
-        for label, metric in RANKING:
-            if label in BY_TASK:
-                columns = []
-                for one in tasks:
-                    found = [self._ranked[setting, one, n] for n in names]
-                    columns.append(
-                        [
-                            Cell(one, f"n = {found[0]['n']:,}"),
-                            *_shares([r["metrics"][metric] for r in found], free),
-                        ]
-                    )
-                header, *rows = zip(first, *columns, strict=True)
+        notes = ["" if competes else "control" for competes in free]
+        first = [Cell("ranker"), *map(Cell, names, notes)]
+        rows = self._ranked_rows(setting, self._overall_ranked[setting])
+        scope = _scope(rows[0])
+        main = _metric_columns(rows, RANKING_METRICS, free)
+        precision = _metric_columns(rows, PRECISION, free)
+        tables = [_table(f"{scope[0].upper()}{scope[1:]}, per cent", first, main)]
+        tables.append(_table(f"Precision; {scope}, per cent", first, precision, folded=True))
+        tasks = [t for s, t, n in self._ranked if (s, n) == (setting, names[0]) and t != AVERAGE]
+        for label in BY_TASK if len(tasks) > 1 else ():
+            columns = []
+            for task in tasks:
+                rows = self._ranked_rows(setting, task)
+                cells = _shares([row["metrics"][RANKING_METRICS[label]] for row in rows], free)
+                columns.append([Cell(task, f"n = {rows[0]['n']:,}"), *cells])
                 if label == "Recall@5":
-                    expected = [
-                        _percent(self._ranked[setting, one, names[0]]["expected_recall@5"])
-                        for one in tasks
-                    ]
-                    rows.append((Cell("chance", "expected"), *map(Cell, expected)))
-                yield Table(f"{label} by task, per cent", header, rows, folded=True)
+                    columns[-1].append(Cell(_percent(rows[0]["expected_recall@5"])))
+            chance = [Cell("chance", "expected")] if label == "Recall@5" else []
+            title = f"{label} by task, per cent"
+            tables.append(_table(title, [*first, *chance], columns, folded=True))
+        return Section(
+            f"Retrieval, {setting} setting",
+            [SETTINGS[setting]] if setting in SETTINGS else [],
+            points=list(self._against_chance(setting)),
+            tables=tables,
+            figures=[self._drawn["recall", setting]],
+        )
+
+    # -- the rest ---------------------------------------------------------------------------
 
     def _fidelity(self) -> Section:
         rows = self._results["fidelity"]
         columns = [
-            [Cell("model"), *(Cell(row["model"]) for row in rows)],
             [Cell("latents"), *(Cell(f"{row['n_memory']:,}") for row in rows)],
             [Cell("passages"), *(Cell(f"{row['n']:,}") for row in rows)],
+            *_metric_columns(rows, FIDELITY_METRICS),
         ]
-        for label, name in FIDELITY:
-            columns.append([Cell(label), *_shares([row["metrics"].get(name) for row in rows])])
-        header, *body = zip(*columns, strict=True)
         text = (
-            "Gold passages written again from their latents: how many of their names and numbers "
-            "are still there, and how many of their words."
+            "Gold passages written again from their latents: the share of their names and numbers "
+            "that is still there, and the overlap of words."
         )
-        return Section(
-            "Fidelity of latents", [text], tables=[Table("Kept, per cent", header, body)]
-        )
+        first = [Cell("model"), *(Cell(row["model"]) for row in rows)]
+        return Section("Fidelity of latents", [text], tables=[_table("Per cent", first, columns)])
 
     def _samples(self) -> Section:
         samples = [
@@ -408,87 +348,70 @@ class _Report:
                 where=f"{one['task']}, {one['setting']} setting",
                 answers=one["answers"],
                 said=[
-                    (system, text, _mark(text, one["answers"]))
+                    (system, text, _verdict(text, one["answers"]))
                     for system, text in one["predictions"].items()
                 ],
             )
             for one in self._results["samples"]
         ]
-        text = "Questions drawn by lot, not chosen. Right is equal to an accepted answer."
+        text = (
+            "Drawn by lot, not chosen. Right is what equals an accepted answer; what has all words "
+            "of one holds the answer."
+        )
         return Section("Sample answers", [text], samples=samples)
 
     def _compared(self) -> Section:
         systems = [
             (
-                Cell(one["name"]),
-                Cell({"latents": "latents", "text": "text", "none": "nothing"}[one["reader"]]),
-                Cell(one["ranker"] or ABSENT),
-                Cell(one["model"] or "bare base"),
-                Cell(
-                    f"{one['n_memory']:,}"
-                    if one["n_memory"]
-                    else "default"
-                    if one["reader"] == "latents"
-                    else ABSENT
-                ),
-                Cell(one["shorten"] or ABSENT),
+                one["name"],
+                {"none": "nothing"}.get(one["reader"], one["reader"]),
+                one["ranker"] or ABSENT,
+                one["model"] or "bare base",
+                str(one["n_memory"] or ("default" if one["reader"] == "latents" else ABSENT)),
+                one["shorten"] or ABSENT,
             )
             for one in self._results["systems"]
         ]
-        header = [
-            Cell(t) for t in ("system", "reads", "ranker", "model", "latents", "shortened by")
-        ]
         rankers = [
-            (Cell(one["name"]), Cell(one["kind"]), Cell("yes" if one["control"] else "no"))
+            (one["name"], one["kind"], "yes" if one["control"] else "no")
             for one in self._results["rankers"]
         ]
+        skipped = [(one["name"], one["reason"]) for one in self._results["skipped"]]
         tables = [
-            Table("Systems", header, systems, words=True),
-            Table("Rankers", [Cell("ranker"), Cell("kind"), Cell("control")], rankers, words=True),
+            _words("Systems", "system|reads|ranker|model|latents|shortened by", systems),
+            _words("Rankers", "ranker|kind|control", rankers),
         ]
-        skipped = [(Cell(one["name"]), Cell(one["reason"])) for one in self._results["skipped"]]
         if skipped:
-            tables.append(Table("Left out", [Cell("name"), Cell("reason")], skipped, words=True))
+            tables.append(_words("Left out", "name|reason", skipped))
         return Section("What was compared", tables=tables)
 
     def _made(self) -> Section:
-        on = self._results["machine"]
+        machine, recipe = self._results["machine"], self._results["recipe"]
         points = [
-            ("Processor", f"{on['processor']}, {_many(on['threads'], 'thread')}"),
-            ("CUDA", on["cuda"] or "none"),
-            ("Versions", f"torch {on['torch']}, Python {on['python']}"),
+            ("Processor", f"{machine['processor']}, {_many(machine['threads'], 'thread')}"),
+            ("CUDA", machine["cuda"] or "none"),
+            ("Versions", f"torch {machine['torch']}, Python {machine['python']}"),
         ]
-        recipe = self._results["recipe"]
-        for label, name in (
-            ("Most questions of a task", "limit"),
-            ("Candidates nominated in the normal setting", "n_candidates"),
-            ("Longest answer, tokens", "max_new_tokens"),
-            ("Questions in a batch", "batch"),
-            ("Seed", "seed"),
-            ("Precision", "precision"),
-        ):
+        for label, name in CONDITIONS.items():
             if recipe.get(name) is not None:
                 points.append((label, str(recipe[name])))
-        text = "All scores, with the whole recipe, are in results.json beside this file. Made by:"
+        text = "The whole recipe and every score are in results.json beside this file. Made by:"
         return Section("How it was made", [text], self._results["command"], points)
 
 
 def comparison(difference: Sequence[float], reference: str) -> str:
-    """Whether an F1 is above or below that of the reference, in words.
+    """In words, whether an F1 is above or below that of the reference.
 
     Args:
         difference: Mean, low and high of the paired difference.
         reference: What it is compared with.
     """
     mean, low, high = difference
-    if low > 0:
+    if low > 0 or high < 0:
+        way = "above" if low > 0 else "below"
+        near, far = sorted((abs(low), abs(high)))
         return (
-            f"{_percent(mean)} F1 points above {reference} [{_bound(low)}, {_bound(high)}]; "
-            "interval excludes zero"
-        )
-    if high < 0:
-        return (
-            f"{_percent(-mean)} F1 points below {reference} [{_bound(-high)}, {_bound(-low)}]; "
+            f"{_percent(abs(mean))} F1 points {way} {reference} [{_bound(near)}, {_bound(far)}]; "
             "interval excludes zero"
         )
     shown = _difference(difference)
@@ -498,7 +421,7 @@ def comparison(difference: Sequence[float], reference: str) -> str:
     )
 
 
-def _mark(prediction: str, answers: Sequence[str]) -> str:
+def _verdict(prediction: str, answers: Sequence[str]) -> str:
     if not answers:
         return ""
     found = scores(prediction, answers)
@@ -508,11 +431,38 @@ def _mark(prediction: str, answers: Sequence[str]) -> str:
 # --- cells -------------------------------------------------------------------------------------
 
 
+def _table(
+    title: str,
+    first: Sequence[Cell],
+    columns: Iterable[Sequence[Cell]],
+    *,
+    folded: bool = False,
+) -> Table:
+    header, *rows = zip(first, *columns, strict=True)
+    return Table(title, header, rows, folded=folded)
+
+
+def _words(title: str, header: str, rows: Iterable[Sequence[str]]) -> Table:
+    cells = [[Cell(text) for text in row] for row in rows]
+    return Table(title, [Cell(text) for text in header.split("|")], cells, words=True)
+
+
+def _metric_columns(
+    rows: Sequence[Mapping[str, Any]],
+    metrics: Mapping[str, str],
+    competing: Sequence[bool] | None = None,
+) -> list[list[Cell]]:
+    return [
+        [Cell(label), *_shares([row["metrics"].get(name) for row in rows], competing)]
+        for label, name in metrics.items()
+    ]
+
+
 def _shares(
     values: Sequence[Sequence[float] | None], competing: Sequence[bool] | None = None
 ) -> list[Cell]:
     cells = [Cell(ABSENT) if value is None else _share(value) for value in values]
-    means = [-1.0 if value is None else value[0] for value in values]
+    means = [0.0 if value is None else value[0] for value in values]
     return _with_best(cells, means, competing or [True] * len(cells), max)
 
 
@@ -522,15 +472,21 @@ def _with_best(
     competing: Sequence[bool],
     best: Callable[[Iterable[float]], float] | None,
 ) -> list[Cell]:
-    """Mark the best of those that compete, and what looks the same; nothing where all are alike."""
-    rivals = [at for at, competes in enumerate(competing) if competes and cells[at].text != ABSENT]
+    """Mark the best that competes, and what looks the same; nothing where all look the same."""
+    rivals = {at for at, cell in enumerate(cells) if competing[at] and cell.text != ABSENT}
     if best is None or len({cells[at].text for at in rivals}) < 2:
         return list(cells)
-    top = cells[rivals[[values[at] for at in rivals].index(best(values[at] for at in rivals))]].text
+    first = best(values[at] for at in rivals)
+    shown = {cells[at].text for at in rivals if values[at] == first}
     return [
-        Cell(cell.text, cell.quiet, at in rivals and cell.text == top)
+        Cell(cell.text, cell.quiet, at in rivals and cell.text in shown)
         for at, cell in enumerate(cells)
     ]
+
+
+def _scope(row: Mapping[str, Any]) -> str:
+    what = "average over tasks" if row["task"] == AVERAGE else row["task"]
+    return f"{what} (n = {row['n']:,})"
 
 
 def _share(interval: Sequence[float]) -> Cell:
@@ -539,10 +495,8 @@ def _share(interval: Sequence[float]) -> Cell:
 
 
 def _difference(interval: Sequence[float]) -> Cell:
-    mean, low, high = interval
-    text = _percent(mean)
-    sign = "" if text.startswith("−") or not text.strip("0.") else "+"
-    return Cell(sign + text, f"[{_percent(low)}, {_percent(high)}]")
+    shown = _share(interval)
+    return Cell("+" + shown.text, shown.quiet) if round(interval[0], 3) > 0 else shown
 
 
 def _percent(share: float) -> str:

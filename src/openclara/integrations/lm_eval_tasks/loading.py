@@ -39,6 +39,8 @@ def oracle(*, file: str, data_root: str | None = None, **metadata: object) -> di
     path = Path(folder) / file
     if not path.exists() and path.with_suffix("").exists():
         path = path.with_suffix("")
+    if not path.is_file():
+        raise DataError(f"there is no file {path}; pass --metadata data_root=FOLDER that holds it")
     questions = list(rows(path))
     if not questions:
         raise DataError(f"{path} holds no question; give a file of records")
