@@ -9,7 +9,7 @@ READY  := $(VENV)/.ready
 # Where `make baselines` finds train/*.jsonl.gz and `make eval` finds eval/*.jsonl.gz.
 DATA   ?= data
 
-.PHONY: demo test check tests base bench bench-models baselines eval format clean
+.PHONY: demo test check tests base bench bench-models baselines eval results format clean
 
 demo: base
 	$(BIN)/openclara demo
@@ -51,6 +51,11 @@ baselines: base
 
 eval: base
 	$(BIN)/openclara eval recipes/eval.toml --data_root $(DATA)/eval
+
+# The table of the documentation, from what the evaluation found.
+results: eval
+	cp runs/eval/report.md docs/results.md
+	rm -rf docs/figures && cp -r runs/eval/figures docs/figures
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

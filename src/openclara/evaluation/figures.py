@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
+    from matplotlib.lines import Line2D
     from numpy.typing import NDArray
 
     Array = NDArray[np.float64]
@@ -153,6 +155,8 @@ def _tradeoffs(results: Mapping[str, Any]) -> Iterator[Drawing]:
                 "intervals, the horizontal axis is logarithmic, and what costs nearly the same "
                 "stands side by side."
             )
+            if any(row["costs"][cost] <= 0 for row in rows):
+                caption += " A broken line is a system that has no such cost."
             figure = _tradeoff(rows, kinds, cost=cost, title=scope)
             yield Drawing(cost, setting, caption, *_rendered(figure))
 
@@ -191,6 +195,16 @@ def _axes(title: str, y_label: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
+def _legend(figure: Figure, key: dict[str, Line2D], corner: Point, **how: Any) -> Legend:
+    # Labels are set afterwards: one that begins with an underscore would be left out.
+    legend = figure.legend(
+        list(key.values()), [" "] * len(key), loc="upper right", bbox_to_anchor=corner, **how
+    )
+    for text, label in zip(legend.get_texts(), key, strict=True):
+        text.set_text(_short(label))
+    return legend
+
+
 # --- F1 against a cost -------------------------------------------------------------------------
 
 
@@ -226,10 +240,11 @@ def _tradeoff(
         anchors.append((left, y))
         names.append(row["system"])
     _label(axes, names, anchors, obstacles)
+    key: dict[str, Line2D] = {}
     for kind in (kind for kind in READERS if kind in {kinds[row["system"]] for row in paid}):
         name, colour, marker = READERS[kind]
-        axes.plot([], [], marker, color=colour, markersize=5, label=name)
-    figure.legend(loc="upper right", bbox_to_anchor=(1, 0.93), ncols=4, handlelength=1.4)
+        (key[name],) = axes.plot([], [], marker, color=colour, markersize=5)
+    _legend(figure, key, (1, 0.93), ncols=4, handlelength=1.4)
     return figure
 
 
@@ -269,8 +284,7 @@ def _label(
         "textcoords": "figure points",
         "annotation_clip": False,
     }
-    shown = [name if len(name) <= 34 else name[:33].rstrip() + "…" for name in names]
-    texts = [axes.annotate(name, (0, 0), (0, 0), va="bottom", **where) for name in shown]
+    texts = [axes.annotate(_short(name), (0, 0), (0, 0), va="bottom", **where) for name in names]
     extents = [text.get_window_extent() for text in texts]
     sizes = [(extent.width / ZOOM, extent.height / ZOOM) for extent in extents]
     inside = axes.get_window_extent()
@@ -324,7 +338,9 @@ def _places(size: Point, anchor: Point) -> tuple[Array, Array]:
     size_2 = np.array(size)
     corners_P2 = anchor + turns_P2 * (distances_P[:, None] + size_2 / 2) - size_2 / 2
     sideways_P = np.tile([0.0, *[2.0] * 11, 1.0, *[2.0] * 11], 10)
-    return distances_P / 2 + sideways_P, np.concatenate([corners_P2, corners_P2 + size_2], axis=1)
+    return distances_P**2 / 40 + sideways_P, np.concatenate(
+        [corners_P2, corners_P2 + size_2], axis=1
+    )
 
 
 def _crowding(places_P4: Array, anchor: Point, taken: Sequence[Box], frame: Box) -> Array:
@@ -374,27 +390,35 @@ def spread(values: Sequence[float], gap: float) -> list[float]:
 def _recall(rows: Sequence[Mapping[str, Any]], controls: set[str], *, title: str) -> Figure:
     figure, axes = _axes(title, "Recall@k, per cent")
     axes.grid(axis="y", color=INK, alpha=0.25, linewidth=0.6)
+    key: dict[str, Line2D] = {}
     styles, dashes = itertools.cycle(LINES), itertools.cycle((DOTTED, BROKEN))
     for row in sorted(rows, key=lambda row: -sum(row["recall_curve"])):
         ys = [100 * value for value in row["recall_curve"]]
         name = row["ranker"]
         style: dict[str, Any]
         if name in controls:
-            style = {"color": INK, "linestyle": next(dashes), "label": f"{name}, control"}
+            label = f"{name}, control"
+            style = {"color": INK, "linestyle": next(dashes)}
         else:
+            label = name
             colour, marker = next(styles)
-            style = {"color": colour, "marker": marker, "label": name}
-        axes.plot(range(1, len(ys) + 1), ys, linewidth=1.3, markersize=4.5, **style)
+            style = {"color": colour, "marker": marker}
+        x = range(1, len(ys) + 1)
+        (key[label],) = axes.plot(x, ys, linewidth=1.3, markersize=4.5, **style)
     last = max(len(row["recall_curve"]) for row in rows)
     axes.set_xlim(0.8, last + 0.2)
     axes.set_ylim(0, 102)
     axes.set_xticks(range(1, last + 1))
     axes.set_xlabel("first k passages", labelpad=2)
-    key = figure.legend(loc="upper right", bbox_to_anchor=(1, 0.87), handlelength=2.4)
+    legend = _legend(figure, key, (1, 0.87), handlelength=2.4)
     left, bottom, _, height = axes.get_position().bounds
-    room = key.get_window_extent().width / (72 * ZOOM * SIZE[0])
+    room = legend.get_window_extent().width / (72 * ZOOM * SIZE[0])
     axes.set_position((left, bottom, max(0.3, 0.98 - room - left), height))
     return figure
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 34 else name[:33].rstrip() + "…"
 
 
 def _count(value: float) -> str:

@@ -134,7 +134,10 @@ def _section(section: Section) -> str:
 
 
 def _table(table: Table) -> str:
-    kind = "words" if table.words else "numbers"
+    wide = (
+        f'<div class="wide" role="region" aria-label="{escape(table.title)}" tabindex="0">'
+        f'<table class="{"words" if table.words else "numbers"}">'
+    )
     head = "".join(f'<th scope="col">{_cell(cell)}</th>' for cell in table.header)
     rows = "\n".join(
         f'<tr><th scope="row">{_cell(row[0])}</th>'
@@ -142,16 +145,11 @@ def _table(table: Table) -> str:
         + "</tr>"
         for row in table.rows
     )
-    body = f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table></div>"
     title = escape(table.title)
+    body = f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table></div>"
     if table.folded:
-        return (
-            f"<details><summary>{title}</summary>\n"
-            f'<div class="wide" tabindex="0"><table class="{kind}">\n{body}\n</details>'
-        )
-    return (
-        f'<div class="wide" tabindex="0"><table class="{kind}">\n<caption>{title}</caption>\n{body}'
-    )
+        return f"<details><summary>{title}</summary>\n{wide}\n{body}\n</details>"
+    return f"{wide}\n<caption><span>{title}</span></caption>\n{body}"
 
 
 def _cell(cell: Cell) -> str:
@@ -188,10 +186,10 @@ def _figure(drawing: Drawing) -> str:
 def _inline(drawing: Drawing) -> str:
     """A drawing inside the page: ids are its own, text takes the colour of the page's text."""
     svg = drawing.svg[drawing.svg.index("<svg") :]
-    svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<style\b.*?</style>", "", svg, flags=re.DOTALL)
     used = set(re.findall(r'(?:url\(|href=")#([\w-]+)', svg))
     svg = re.sub(
-        r' id="([\w-]+)"', lambda m: f' id="{drawing.name}-{m[1]}"' if m[1] in used else "", svg
+        r' id="([^"]*)"', lambda m: f' id="{drawing.name}-{m[1]}"' if m[1] in used else "", svg
     )
     svg = re.sub(r'(url\(|href=")#(?=[\w-])', rf"\1#{drawing.name}-", svg)
     svg = svg.replace(INK, "currentColor")

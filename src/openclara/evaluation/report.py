@@ -29,14 +29,14 @@ HOW_TO_READ = (
      "tasks alike; their intervals resample questions within tasks."),
     ("Differences", "Differences to the reference are paired: both systems answer the same "
      "questions. Where the interval includes zero, these questions cannot tell the two apart. "
-     "Where it barely excludes zero, remember that of equal systems one in twenty does so."),
+     "Where it barely excludes zero, remember that one in twenty comparisons of equals does."),
     *((f"The {name} setting", text) for name, text in SETTINGS.items()),
     ("Controls", "Controls are not competitors and are never marked as best. No ranker should fall "
      "below the random order; none can surpass the gold one, which is made from the labels."),
     ("Bold", "The best value of a column; of costs, among the systems that read passages."),
-    ("F1, EM, cover-EM", "F1 of the words shared with an accepted answer; equal to it; all of its "
-     "words present. Texts are normalised by the rules of SQuAD 1.1, and the accepted answer that "
-     "suits best counts."),
+    ("F1, EM, cover-EM", "F1 weighs the words shared with an accepted answer; EM asks for the same "
+     "text, cover-EM for all of its words. Texts are normalised by the rules of SQuAD 1.1, and the "
+     "accepted answer that suits best counts."),
     ("Answer in the passages", "How often an accepted answer stands word for word in one of the "
      "passages chosen for the system, before they are shortened or compressed. Yes and no never "
      "count as found. It shows what ranking leaves to be read."),
@@ -53,8 +53,8 @@ UNFAIR = (
      "ranker may gain from length alone."),
     ("BM25 nominates", "In the normal setting BM25 chooses the candidates, so no ranker can find "
      "what it misses. The gold control shows the most that can be reached."),
-    ("A small base", "What a small base cannot do with the full text, it cannot do with latents "
-     "either. With a larger one, distances between systems may differ."),
+    ("A small base", "A small base answers imperfectly even from the full text. With a larger one, "
+     "distances between systems may differ."),
 )  # fmt: skip
 
 ANSWER_METRICS = {"F1": "f1", "EM": "em", "cover-EM": "cover"}
