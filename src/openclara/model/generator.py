@@ -74,7 +74,7 @@ def generate(
     Yields:
         For each step the new token of each prompt, None where its answer has ended.
     """
-    from transformers import DynamicCache
+    from openclara.model.cache import roomy_cache
 
     embedded_BTD, mask_BT = _embed(model, prompts)
     device = embedded_BTD.device
@@ -83,7 +83,7 @@ def generate(
         chooser.manual_seed(decoding.seed)
     else:
         chooser.seed()
-    cache = DynamicCache(config=model.lm.config)
+    cache = roomy_cache(model.lm.config)
     positions_BT = (mask_BT.long().cumsum(1) - 1).clamp(min=0)
     padded = not bool(mask_BT.all())
     ended = [False] * len(prompts)
