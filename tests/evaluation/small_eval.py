@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from openclara.config import EvalConfig
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 NAMES = ("Utzon", "Moore", "Lovelace", "Noether", "Turing", "Curie", "Darwin", "Euler")
 

@@ -49,7 +49,7 @@ class DenseRanker(Strict):
 
 
 class LatentRanker(Strict):
-    """Cosine of the reasoner's latents with the stored ones; hybrid adds BM25, as searching does."""
+    """Cosine of the reasoner's latents with the stored ones; hybrid adds BM25 as a search does."""
 
     kind: Literal["latent", "hybrid"]
     name: str

@@ -11,12 +11,13 @@ In the output folder, each safe against a kill at any moment:
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol
 
 from openclara.data.prompts import PARAPHRASE_REQUEST
-from openclara.errors import ModelError
+from openclara.errors import ConfigError, ModelError
 from openclara.evaluation import rankers as ranking
 from openclara.evaluation.dense import DenseEncoder
 from openclara.evaluation.journal import Journal, key_of
@@ -83,6 +84,9 @@ def evaluate(recipe: EvalConfig, *, command: str, progress: Progress | None = No
         DataError: A file is malformed.
         ModelError: A model is missing that is not marked optional.
     """
+    if importlib.util.find_spec("matplotlib") is None:
+        # Said before the work, not after it.
+        raise ConfigError("evaluation needs matplotlib; run `pip install 'openclara[eval]'`")
     run = _Run(recipe, progress or Silent())
     try:
         outcome = run.carry_out()

@@ -33,9 +33,10 @@ try:
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] != "lm_eval":
         raise
-    raise ConfigError(
-        "this needs the lm-evaluation-harness; run `pip install 'openclara[lm-eval]'`"
-    ) from None
+    missing = "this needs the lm-evaluation-harness; run `pip install 'openclara[lm-eval]'`"
+    if __name__ == "__main__":
+        sys.exit(f"error: {missing}")
+    raise ConfigError(missing) from None
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -353,7 +354,7 @@ def main(arguments: Sequence[str]) -> None:
     try:
         cli_evaluate()
     except OpenClaraError as error:
-        sys.exit(str(error))
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

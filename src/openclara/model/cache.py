@@ -40,11 +40,11 @@ class RoomyLayer(DynamicLayer):
                 _with_room(self.keys, key_states, end + ROOM),
                 _with_room(self.values, value_states, end + ROOM),
             )
-        keys, values = self._buffers
-        keys[:, :, start:end] = key_states
-        values[:, :, start:end] = value_states
-        self.keys, self.values = keys[:, :, :end], values[:, :, :end]
-        return self.keys, self.values
+        keys, values = (buffer[:, :, :end] for buffer in self._buffers)
+        keys[:, :, start:] = key_states
+        values[:, :, start:] = value_states
+        self.keys, self.values = keys, values
+        return keys, values
 
     def reset(self) -> None:
         """Forget everything."""
@@ -60,8 +60,8 @@ def roomy_cache(config: Any) -> Any:
     return cache
 
 
-def _with_room(held: Tensor, new: Tensor, capacity: int) -> Tensor:
+def _with_room(held: Tensor | None, new: Tensor, capacity: int) -> Tensor:
     buffer = new.new_empty(*new.shape[:-2], capacity, new.shape[-1])
-    if held.numel():
+    if held is not None and held.numel():
         buffer[:, :, : held.shape[-2]] = held
     return buffer
