@@ -20,11 +20,11 @@ ROOM = 64
 """Positions that are reserved beyond those in use."""
 
 
-class RoomyLayer(DynamicLayer):
+class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     """What `DynamicLayer` keeps, as views of larger buffers."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._buffers: tuple[Tensor, Tensor] | None = None
 
     def update(
