@@ -71,6 +71,7 @@ def answer_row(rng, task, n, setting, system):
         "over_reference": {m: [0.0] * 3 for m in full} if name == REFERENCE else over,
         "costs": {"prompt_tokens": prompt + 0.3, "text_tokens": text, "stored_bytes": stored,
                   "ms": ms + 0.25, "effective_rate": text / prompt},
+        "cost_intervals": {"prompt_tokens": [prompt - 2, prompt + 3.0]},
     }  # fmt: skip
 
 
@@ -320,6 +321,8 @@ def test_every_number_of_the_tables_is_the_one_given(text, results):
             ]
             paid = rows[-1]["costs"]
             amounts = [f"{paid[c]:,.0f}" for c in ("prompt_tokens", "text_tokens")]
+            low, high = rows[-1]["cost_intervals"]["prompt_tokens"]
+            amounts[0] += f" [{low:,.0f}, {high:,.0f}]"
             amounts += [f"{paid['effective_rate']:.1f}"]
             amounts += [f"{paid[c]:,.0f}" for c in ("stored_bytes", "ms")]
             nothing = ("0", "0.0")
@@ -376,7 +379,7 @@ def test_the_best_competitor_of_a_column_is_marked(text, page):
     ranked = [row[1] for row in tables["Average over tasks (n = 396), per cent"][1:]]
     assert [cell.startswith("**") for cell in ranked] == [r[0] == "MiniLM" for r in RANKERS]
     costs = [row[1] for row in tables["For each question; average over tasks (n = 396)"][1:]]
-    assert [c for c in costs if c.startswith("**")] == ["**129**"]  # closed book reads 36
+    assert [c for c in costs if c.startswith("**")] == ["**129** [127, 132]"]  # closed book reads 36
     marked = [cell for _, rows in markdown_tables(text) for row in rows for cell in row]
     assert page.count("(best)") == sum(cell.startswith("**") for cell in marked)
 

@@ -86,6 +86,9 @@ def test_costs_are_those_of_the_prompts(finished):
     costs = {
         row["system"]: row["costs"] for row in results["answers"] if row["setting"] == "oracle"
     }
+    for row in results["answers"]:
+        for name, (low, high) in row["cost_intervals"].items():
+            assert low - 1e-9 <= row["costs"][name] <= high + 1e-9
     assert costs["closed book"]["stored_bytes"] == 0
     assert costs["latents"]["prompt_tokens"] < costs["full text"]["prompt_tokens"]
     assert costs["full text"]["effective_rate"] == 1

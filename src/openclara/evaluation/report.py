@@ -280,7 +280,11 @@ class _Report:
             ("ms per answer", "ms", min, "{:,.0f}"),
         ):
             values = [row["costs"][name] for row in rows]
-            cells = [Cell(form.format(value) if value else ABSENT) for value in values]
+            spans = [row.get("cost_intervals", {}).get(name) for row in rows]
+            cells = [
+                Cell(form.format(value), _span(form, span)) if value else Cell(ABSENT)
+                for value, span in zip(values, spans, strict=True)
+            ]
             columns.append([Cell(label), *_with_best(cells, values, reading, best)])
         return Section(
             f"Costs, {setting} setting",
@@ -497,6 +501,10 @@ def _share(interval: Sequence[float]) -> Cell:
 def _difference(interval: Sequence[float]) -> Cell:
     shown = _share(interval)
     return Cell("+" + shown.text, shown.quiet) if round(interval[0], 3) > 0 else shown
+
+
+def _span(form: str, span: Sequence[float] | None) -> str:
+    return f"[{', '.join(form.format(bound) for bound in span)}]" if span else ""
 
 
 def _percent(share: float) -> str:

@@ -132,8 +132,8 @@ def _answers(
             for task in tasks:
                 rows = outcome.predictions[task.name, setting, system]
                 values = found[task.name, system]
+                costs.append(_cost_values(rows))
                 against = None if reference is None else found[task.name, reference]
-                costs.append(_costs(rows))
                 yield {
                     "task": task.name,
                     "setting": setting,
@@ -142,7 +142,7 @@ def _answers(
                     "metrics": {name: interval(column) for name, column in values.items()},
                     "over_reference": against
                     and {name: paired_interval(values[name], against[name]) for name in COMPARED},
-                    "costs": costs[-1],
+                    **_costs(costs[-1:]),
                 }
             if len(tasks) < 2:
                 continue
@@ -164,15 +164,24 @@ def _answers(
                     )
                     for name in COMPARED
                 },
-                "costs": {name: mean(one[name] for one in costs) for name in costs[0]},
+                **_costs(costs),
             }
 
 
-def _costs(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    costs = {name: mean(row[name] for row in rows) for name in COSTS}
-    # Positions of question and template are in both.
-    rate = costs["text_tokens"] / costs["prompt_tokens"] if costs["prompt_tokens"] else 0.0
-    return {**costs, "effective_rate": rate}
+def _cost_values(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """What every answer cost; the rate counts question and template on both sides."""
+    values = {name: [float(row[name]) for row in rows] for name in COSTS}
+    values["effective_rate"] = [row["text_tokens"] / row["prompt_tokens"] for row in rows]
+    return values
+
+
+def _costs(groups: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, dict[str, Any]]:
+    """Means of costs and their intervals, each task weighing alike."""
+    found = {name: macro_interval([group[name] for group in groups]) for name in groups[0]}
+    return {
+        "costs": {name: one.mean for name, one in found.items()},
+        "cost_intervals": {name: [one.low, one.high] for name, one in found.items()},
+    }
 
 
 def _retrieval(
