@@ -20,6 +20,7 @@ VERBS = [
     ["search"],
     ["ask"],
     ["train"],
+    ["eval"],
     ["info"],
 ]
 
@@ -35,7 +36,7 @@ def test_help_lists_every_verb_and_no_other(cli):
     shown = cli("--help").out
     for verb in {verb[0] for verb in VERBS}:
         assert f"│ {verb} " in shown
-    for verb in ("eval", "serve", "synthesize", "convert"):
+    for verb in ("serve", "synthesize", "convert"):
         assert f"│ {verb} " not in shown
     assert cli().out == shown
 

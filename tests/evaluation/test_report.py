@@ -379,7 +379,9 @@ def test_the_best_competitor_of_a_column_is_marked(text, page):
     ranked = [row[1] for row in tables["Average over tasks (n = 396), per cent"][1:]]
     assert [cell.startswith("**") for cell in ranked] == [r[0] == "MiniLM" for r in RANKERS]
     costs = [row[1] for row in tables["For each question; average over tasks (n = 396)"][1:]]
-    assert [c for c in costs if c.startswith("**")] == ["**129** [127, 132]"]  # closed book reads 36
+    assert [c for c in costs if c.startswith("**")] == [
+        "**129** [127, 132]"
+    ]  # closed book reads 36
     marked = [cell for _, rows in markdown_tables(text) for row in rows for cell in row]
     assert page.count("(best)") == sum(cell.startswith("**") for cell in marked)
 

@@ -53,7 +53,7 @@ def test_merged_and_unmerged_equal_weights_added_by_hand(tiny_base, states, adap
 def test_no_role_is_the_bare_base(tiny_base, adapters, merged):
     bare = logits(plain_lm(tiny_base))
     torch.testing.assert_close(of(adapters, None), bare, rtol=1e-5, atol=1e-5)
-    assert torch.equal(of(adapters, None), of(merged, None))
+    torch.testing.assert_close(of(merged, None), bare, rtol=1e-5, atol=1e-5)
 
 
 def test_roles_nest_and_are_restored_even_after_an_error(adapters):
@@ -69,7 +69,8 @@ def test_roles_nest_and_are_restored_even_after_an_error(adapters):
 
 def test_merging_leaves_the_base_alone_and_shares_what_it_can(tiny_base, merged):
     of(merged, "compressor")
-    with merged.use(None) as bare, merged.use("compressor") as copied:
+    bare = merged.lm
+    with merged.use("compressor") as copied:
         ours, untouched = dict(bare.named_parameters()), plain_lm(tiny_base)
         assert all(torch.equal(ours[n], p) for n, p in untouched.named_parameters())
         assert copied.get_input_embeddings().weight is bare.get_input_embeddings().weight
