@@ -65,6 +65,19 @@ def test_what_it_writes(finished):
             assert 0 <= low <= mean <= high <= 1, name
 
 
+def test_predictions_in_the_form_of_flashrag(finished):
+    paths = sorted((finished / "flashrag").iterdir())
+    assert len(paths) == 8
+    rows = json.loads((finished / "flashrag" / "houses.oracle.full-text.json").read_text())
+    own = [r for r in lines(finished / "predictions.jsonl") if r["system"] == "full text"]
+    said = {row["id"]: row["text"] for row in own if row["setting"] == "oracle"}
+    assert [row["id"] for row in rows] == [f"q{i}" for i in range(8)]
+    assert rows[0]["golden_answers"] == ["Lovelace", "somebody"]
+    assert set(rows[0]["output"]["metric_score"]) == {"em", "f1"}
+    assert len(rows[0]["output"]["retrieval_result"]) == 2
+    assert {row["id"]: row["output"]["pred"] for row in rows} == said
+
+
 def test_the_gold_control_finds_everything_and_the_random_one_what_chance_does(finished):
     results = results_in(finished)
     gold = row_of(results, "retrieval", ranker="gold", setting="oracle")

@@ -113,13 +113,23 @@ def read_records(path: Path, *, passages_optional: bool = False) -> Iterator[Rec
     """
     for number, line in _lines(path):
         where = f"{path}, line {number}"
-        try:
-            raw = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{where}: not valid JSON ({error.msg}); mend or remove it") from None
-        if not isinstance(raw, dict):
-            raise DataError(f"{where}: expected an object, found {type(raw).__name__}")
+        raw = json_object(line, where)
         yield _parse(raw, where, f"{path.name}:{number}", passages_optional=passages_optional)
+
+
+def json_object(line: str, where: str) -> dict[str, Any]:
+    """The object on a line of JSON Lines.
+
+    Raises:
+        DataError: It holds none.
+    """
+    try:
+        raw = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: not valid JSON ({error.msg}); mend or remove it") from None
+    if not isinstance(raw, dict):
+        raise DataError(f"{where}: expected an object, found {type(raw).__name__}")
+    return raw
 
 
 def _parse(raw: dict[str, Any], where: str, fallback_id: str, *, passages_optional: bool) -> Record:

@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
 
+from openclara.data.records import json_object
 from openclara.data.sources import decoded, numbered_lines
 from openclara.errors import DataError
 from openclara.types import Document
@@ -98,12 +99,7 @@ def _opened(path: Path) -> IO[bytes] | gzip.GzipFile:
 
 
 def _document(line: str, where: str, fallback_id: str) -> Document:
-    try:
-        raw = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not valid JSON ({error.msg}); mend or remove it") from None
-    if not isinstance(raw, dict):
-        raise DataError(f"{where}: expected an object, found {type(raw).__name__}")
+    raw = json_object(line, where)
     identity = raw.get("id", fallback_id)
     if isinstance(identity, bool) or not isinstance(identity, str | int) or identity == "":
         raise DataError(f"{where}: field `id` must be a text that is not empty, or a whole number")

@@ -7,11 +7,13 @@ In the output folder, each safe against a kill at any moment:
   second run, or one of a changed recipe, does only what is new.
 - `latents/`: an index for each model, so that a passage is compressed once.
 - `report.md`, `report.html`, `results.json`, `figures/`: the scores, made anew each time.
+- `flashrag/`: the predictions as FlashRAG saves its own.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import re
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,11 +22,12 @@ from openclara.data.prompts import PARAPHRASE_REQUEST
 from openclara.errors import ConfigError, ModelError
 from openclara.evaluation import rankers as ranking
 from openclara.evaluation.dense import DenseEncoder
+from openclara.evaluation.flashrag import FlashRagRow, write_flashrag
 from openclara.evaluation.journal import Journal, key_of
 from openclara.evaluation.models import Models, identity
 from openclara.evaluation.readers import Asked, ClosedReader, LatentReader, TextReader
 from openclara.evaluation.report import write_report
-from openclara.evaluation.results import Outcome, results_of
+from openclara.evaluation.results import Outcome, answer_values, results_of
 from openclara.evaluation.shortening import BestSentences, Cut, LlmLingua
 from openclara.evaluation.tasks import load_tasks
 from openclara.model.generator import Decoding
@@ -93,7 +96,32 @@ def evaluate(recipe: EvalConfig, *, command: str, progress: Progress | None = No
     finally:
         run.close()
     write_report(results_of(recipe, outcome, command=command), recipe.output)
+    _write_for_flashrag(outcome, recipe.output / "flashrag")
     return recipe.output
+
+
+def _write_for_flashrag(outcome: Outcome, folder: Path) -> None:
+    """Every system's predictions on every task, a file each, as FlashRAG saves its own."""
+    folder.mkdir(exist_ok=True)
+    tasks: dict[tuple[str, str], Task] = {(one.name, one.setting): one for one in outcome.tasks}
+    for (name, setting, system), rows in outcome.predictions.items():
+        task = tasks[name, setting]
+        values = answer_values(task, rows)
+        items = []
+        for at, (question, labels) in enumerate(zip(task.questions, task.labels, strict=True)):
+            documents = {document.id: document for document in question.candidates}
+            items.append(
+                FlashRagRow(
+                    id=question.id,
+                    question=question.text,
+                    golden_answers=labels.answers,
+                    prediction=rows[at]["text"],
+                    retrieved=tuple(documents[one] for one in rows[at]["passages"]),
+                    scores={"em": values["em"][at], "f1": values["f1"][at]},
+                )
+            )
+        file = re.sub(r"[^\w.-]+", "-", f"{name}.{setting}.{system}")
+        write_flashrag(folder / f"{file}.json", items)
 
 
 class _Run:
