@@ -52,9 +52,11 @@ baselines: base
 eval: base
 	$(BIN)/openclara eval recipes/eval.toml --data_root $(DATA)/eval
 
-# The table of the documentation, from what the evaluation found.
+# The table of the documentation, from what the evaluation found; without the sample answers, whose
+# questions are the data sets' own and have their licences.
 results: eval
-	cp runs/eval/report.md docs/results.md
+	sed '/^## Sample answers/,/^## How to read/{/^## How to read/!d}' runs/eval/report.md \
+	  > docs/results.md
 	rm -rf docs/figures && cp -r runs/eval/figures docs/figures
 
 format: $(READY)
