@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -203,6 +204,14 @@ def test_what_is_missing_is_left_out_with_its_reason_or_ends_the_run(folder, tin
     tree["rankers"][-1]["optional"] = False
     with pytest.raises(ModelError, match="there is no trained model"):
         evaluate(type(base).model_validate(tree), command="c")
+
+
+def test_what_an_answer_follows_from_makes_it_anew(finished, folder, tiny_model, tmp_path):
+    path = shutil.copytree(finished, tmp_path / "out") / "predictions.jsonl"
+    before = {row["key"] for row in lines(path)}
+    again = recipe_of(folder, tiny_model, output=path.parent, precision="bf16", settings=["oracle"])
+    evaluate(again, command="c")
+    assert len({row["key"] for row in lines(path)} - before) == 4 * 8
 
 
 def test_keys_follow_from_their_parts():

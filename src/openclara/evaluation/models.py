@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING
 from openclara.config import LatentRanker, LatentSystem
 from openclara.errors import ModelError
 from openclara.index import LatentIndex
-from openclara.model.checkpoint import MANIFEST, load_checkpoint
+from openclara.model.base import file_sha256
+from openclara.model.checkpoint import TENSORS, load_checkpoint
 from openclara.model.zoo import find_checkpoint
 from openclara.pipeline import Clara
 
@@ -31,11 +31,13 @@ def identity(name: str) -> str:
 
     Raises:
         ModelError: There is none of that name.
+        FormatError: It is damaged.
     """
-    manifest = json.loads((find_checkpoint(name) / MANIFEST).read_text(encoding="utf-8"))
-    # The default rate counts as well: a recipe may leave it to the model.
-    named = ("base_sha256", "adapters_sha256", "default_n_memory")
-    return " ".join(str(manifest[name]) for name in named)
+    folder = find_checkpoint(name)
+    card = load_checkpoint(folder).card  # refuses what is damaged
+    adapters = file_sha256(folder / TENSORS)
+    # A recipe leaves the rate, and a hybrid search the weight, to the model.
+    return f"{card.base_sha256} {adapters} {card.default_n_memory} {card.latent_weight}"
 
 
 class Models:
@@ -76,7 +78,7 @@ class Models:
         """
         compressor = self._compressor(name)
         if compressor not in self._stores:
-            folder = self._recipe.output / "latents"
+            folder = self._recipe.output / "latents" / self._recipe.precision
             self._stores[compressor] = LatentStore(
                 self.clara(name),
                 folder,

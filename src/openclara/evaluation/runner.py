@@ -16,24 +16,27 @@ import importlib.util
 import re
 import time
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from openclara.data.prompts import PARAPHRASE_REQUEST
+from openclara.data import prompts
+from openclara.data.records import framed
 from openclara.errors import ConfigError, ModelError
 from openclara.evaluation import rankers as ranking
 from openclara.evaluation.dense import DenseEncoder
 from openclara.evaluation.flashrag import FlashRagRow, write_flashrag
 from openclara.evaluation.journal import Journal, key_of
+from openclara.evaluation.metrics import scores
 from openclara.evaluation.models import Models, identity
 from openclara.evaluation.readers import Asked, ClosedReader, LatentReader, TextReader
 from openclara.evaluation.report import write_report
-from openclara.evaluation.results import Outcome, answer_values, results_of
+from openclara.evaluation.results import Outcome, results_of
 from openclara.evaluation.shortening import BestSentences, Cut, LlmLingua
 from openclara.evaluation.tasks import load_tasks
 from openclara.model.generator import Decoding
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from openclara.config import EvalConfig, FidelityConfig, Ranker, System, TextSystem
@@ -41,11 +44,21 @@ if TYPE_CHECKING:
     from openclara.evaluation.readers import Reader
     from openclara.evaluation.shortening import Shortening
     from openclara.evaluation.tasks import Question, Task
+    from openclara.model.adapters import Role
     from openclara.pipeline import Clara
     from openclara.types import Document
 
 UNNAMED = {"name", "optional"}
 """Fields of a ranker or system that change nothing it computes."""
+
+WORDING = (
+    prompts.SYSTEM,
+    prompts.SYSTEM_CLOSED,
+    prompts.USER_WITH_BACKGROUND,
+    prompts.USER_QUESTION_ONLY,
+    prompts.PARAPHRASE_REQUEST,
+)
+"""What answers follow from besides weights and passages; part of their keys."""
 
 REWRITTEN_TOKENS = 320
 """Longest passage written again: a quarter more than the longest that is read."""
@@ -106,10 +119,10 @@ def _write_for_flashrag(outcome: Outcome, folder: Path) -> None:
     tasks: dict[tuple[str, str], Task] = {(one.name, one.setting): one for one in outcome.tasks}
     for (name, setting, system), rows in outcome.predictions.items():
         task = tasks[name, setting]
-        values = answer_values(task, rows)
         items = []
         for at, (question, labels) in enumerate(zip(task.questions, task.labels, strict=True)):
             documents = {document.id: document for document in question.candidates}
+            scored = scores(rows[at]["text"], labels.answers)
             items.append(
                 FlashRagRow(
                     id=question.id,
@@ -117,7 +130,7 @@ def _write_for_flashrag(outcome: Outcome, folder: Path) -> None:
                     golden_answers=labels.answers,
                     prediction=rows[at]["text"],
                     retrieved=tuple(documents[one] for one in rows[at]["passages"]),
-                    scores={"em": values["em"][at], "f1": values["f1"][at]},
+                    scores={"em": scored.exact, "f1": scored.f1},
                 )
             )
         file = re.sub(r"[^\w.-]+", "-", f"{name}.{setting}.{system}")
@@ -134,6 +147,7 @@ class _Run:
         self._skipped: dict[str, str] = {}
         self._orders: dict[tuple[str, str, str], list[list[int]]] = {}
         self._predictions: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+        self._rewritten: list[dict[str, Any]] = []
 
     def close(self) -> None:
         self._models.close()
@@ -142,20 +156,19 @@ class _Run:
         folder = self._recipe.output
         with Journal(folder / "rankings.jsonl") as journal:
             for ranker in self._recipe.rankers:
-                self._unless_missing(ranker, lambda one=ranker: self._rank_all(one, journal))
+                self._unless_missing(ranker, partial(self._rank_all, ranker, journal))
         with Journal(folder / "predictions.jsonl") as journal:
             for system in self._recipe.systems:
-                self._unless_missing(system, lambda one=system: self._read_all(one, journal))
-        rewritten: list[dict[str, Any]] = []
+                self._unless_missing(system, partial(self._read_all, system, journal))
         config = self._recipe.fidelity
         if config is not None:
             with Journal(folder / "fidelity.jsonl") as journal:
-                self._unless_missing(
-                    config, lambda: rewritten.extend(self._rewrite(config, journal))
-                )
-        return Outcome(self._tasks, self._orders, self._predictions, rewritten, self._skipped)
+                self._unless_missing(config, partial(self._rewrite, config, journal))
+        return Outcome(self._tasks, self._orders, self._predictions, self._rewritten, self._skipped)
 
-    def _unless_missing(self, config: Ranker | System | FidelityConfig, work: Any) -> None:
+    def _unless_missing(
+        self, config: Ranker | System | FidelityConfig, work: Callable[[], None]
+    ) -> None:
         name = getattr(config, "name", "fidelity")
         needed = getattr(config, "ranker", None)
         if needed in self._skipped:
@@ -175,9 +188,9 @@ class _Run:
         model = getattr(config, "model", None)
         weights = model if config.kind == "dense" or model is None else identity(model)
         for task in self._tasks:
+            made_by = (what, weights, self._recipe.precision, self._recipe.seed)
             keys = [
-                key_of(what, weights, self._recipe.seed, q.id, q.text, [d.id for d in q.candidates])
-                for q in task.questions
+                key_of(made_by, q.id, q.text, [d.id for d in q.candidates]) for q in task.questions
             ]
             # BM25 weighs words by the whole task: one question more and all are ranked again.
             keys = [key_of(key, keys) for key in keys]
@@ -217,7 +230,12 @@ class _Run:
 
     def _read_all(self, config: System, journal: Journal) -> None:
         what = config.model_dump(mode="json", exclude={*UNNAMED, "ranker"})
-        what |= {"decoding": asdict(self._decoding), "weights": identity(config.model)}
+        what |= {
+            "decoding": asdict(self._decoding),
+            "weights": identity(config.model),
+            "precision": self._recipe.precision,
+            "wording": WORDING,
+        }
         for task in self._tasks:
             asked = self._asked(config, task)
             keys = [key_of(what, a.question, [d.id for d in a.documents]) for a in asked]
@@ -281,15 +299,11 @@ class _Run:
             store = self._models.store(config.model)
             n_memory = self._models.n_memory(config.model, config.n_memory)
             return LatentReader(clara, store, n_memory=n_memory, decoding=self._decoding)
-        role = "generator" if config.adapters else None
+        role: Role | None = "generator" if config.adapters else None
         if config.reader == "none":
-            return ClosedReader(clara, role=role, decoding=self._decoding)  # type: ignore[arg-type]
-        return TextReader(
-            clara,
-            role=role,  # type: ignore[arg-type]
-            decoding=self._decoding,
-            shortening=self._shortening(config, clara),
-        )
+            return ClosedReader(clara, role=role, decoding=self._decoding)
+        shortening = self._shortening(config, clara)
+        return TextReader(clara, role=role, decoding=self._decoding, shortening=shortening)
 
     def _shortening(self, config: TextSystem, clara: Clara) -> Shortening | None:
         match config.shorten:
@@ -304,13 +318,13 @@ class _Run:
 
     # -- fidelity -------------------------------------------------------------------------------
 
-    def _rewrite(self, config: FidelityConfig, journal: Journal) -> list[dict[str, Any]]:
+    def _rewrite(self, config: FidelityConfig, journal: Journal) -> None:
         """Gold passages written again from their latents, a row for each passage and rate."""
         clara, store = self._models.clara(config.model), self._models.store(config.model)
         documents = self._whole_passages(config, clara)
-        weights = identity(config.model)
+        made_by = (identity(config.model), self._recipe.precision, WORDING, REWRITTEN_TOKENS)
         keys = {
-            (n_memory, one.id): key_of(weights, n_memory, one.id, REWRITTEN_TOKENS)
+            (n_memory, one.id): key_of(made_by, n_memory, one.id)
             for n_memory in config.n_memory
             for one in documents
         }
@@ -323,20 +337,20 @@ class _Run:
             for start in range(0, len(pending), self._recipe.batch):
                 batch = pending[start : start + self._recipe.batch]
                 hits = store.hits(batch, n_memory=n_memory)
-                requests = [PARAPHRASE_REQUEST] * len(batch)
+                requests = [prompts.PARAPHRASE_REQUEST] * len(batch)
                 answers = clara.answer(requests, hits, decoding=decoding)
                 journal.add(
                     {
                         "key": keys[n_memory, one.id],
                         "model": config.model,
                         "n_memory": n_memory,
-                        "passage": f"{one.title}\n{one.text}" if one.title else one.text,
+                        "passage": framed(one.title, one.text),
                         "text": answer.text,
                     }
                     for one, answer in zip(batch, answers, strict=True)
                 )
                 self._progress.advance(len(batch))
-        return [journal.rows[key] for key in keys.values()]
+        self._rewritten = [journal.rows[key] for key in keys.values()]
 
     def _whole_passages(self, config: FidelityConfig, clara: Clara) -> list[Document]:
         """As many gold passages as wanted that are one stretch each, evenly from all tasks."""
