@@ -20,6 +20,11 @@ Context = Literal["latents", "text", "none"]
 """What to answer from: the latents of the stretches found, their full text, or nothing."""
 
 
+Score = Literal["flat", "late"]
+"""How latents are compared: by the cosine of all of them flattened, or each of a question with the
+best of a document."""
+
+
 @dataclass(frozen=True, slots=True)
 class Document:
     """One text and where it came from.
@@ -89,6 +94,7 @@ class LatentSpec:
         n_memory: Memory tokens a chunk is compressed to (M).
         width: Hidden size of the base model (D).
         doc_max_length: Longest chunk, in tokens.
+        score: How they are compared.
     """
 
     model: str
@@ -96,6 +102,7 @@ class LatentSpec:
     n_memory: int
     width: int
     doc_max_length: int
+    score: Score = "flat"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +113,13 @@ class Hit:
         document: The document, whole.
         start: First character of the stretch in `document.text`.
         end: One past its last character.
-        score: What the hits are ordered by, larger is better: the cosine of the latents in a
-            latent search, BM25 in a lexical one, the fusion of both ranks in a hybrid one (1.0
+        score: What the hits are ordered by, larger is better: `cosine` in a latent search,
+            BM25 in a lexical one, the fusion of both ranks in a hybrid one (1.0
             leads both).
         n_tokens: Tokens of the stretch.
         latents: (M, D) tensor, or None where the search did not read any.
-        cosine: Cosine of the latents with the question's, or None where these were not given.
+        cosine: Cosine of the latents with the question's, or, under a late score, the mean of the
+            best cosines of the question's latents; None where these were not given.
     """
 
     document: Document

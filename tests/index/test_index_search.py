@@ -1,3 +1,4 @@
+import json
 import threading
 
 import numpy as np
@@ -7,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from index_cases import SPEC, compress, latents_of, one_chunk
 
-from openclara.errors import ConfigError, DataError
-from openclara.index import LatentIndex, ranking, shards
+from openclara.errors import ConfigError, DataError, IndexMismatch
+from openclara.index import LatentIndex, comparing, ranking
 from openclara.index.ranking import fuse, words_of
 from openclara.types import Document, LatentSpec
 
@@ -329,13 +330,72 @@ def test_norms_are_computed_once(tmp_path, monkeypatch):
         def fail(*_, **__):
             raise AssertionError("computed again")
 
-        monkeypatch.setattr(shards.torch.linalg, "vector_norm", fail)
-        monkeypatch.setattr("openclara.index.search.unit", lambda q: q.flatten(1) / 32**0.5)
-        monkeypatch.setattr(
-            "openclara.index.search.cosines", lambda view, s, q, **_: [0.0] * len(s)
-        )
+        monkeypatch.setattr(comparing.Flat, "norms", fail)
+        monkeypatch.setattr("openclara.index.search.exact", lambda view, s, *_: [0.0] * len(s))
         second = index.search(["q"], torch.ones(1, 4, 8), k=50, mode="latent")
         assert len(first[0]) == len(second[0]) == 50
+
+
+LATE = LatentSpec("tiny", "abc", n_memory=4, width=8, doc_max_length=32, score="late")
+
+
+def late_oracle(rows, query, n_memory):
+    """Scores by loops: each latent of the question takes its best unit latent of the row."""
+    scores = []
+    for row in rows.to(torch.bfloat16).double()[:, :n_memory]:
+        unit = [latent / latent.norm() for latent in row]
+        scores.append(sum(max(float(asked @ one) for one in unit) for asked in query.double()))
+    return scores
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    n=st.integers(1, 40),
+    n_asked=st.integers(1, 4),
+    n_memory=st.integers(1, 4),
+)
+def test_late_search_is_exact(tmp_path_factory, seed, n, n_asked, n_memory):
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(n, 4, 8, generator=generator)
+    query = torch.randn(2, n_asked, 8, generator=generator)
+    path = tmp_path_factory.mktemp("late") / "i"
+    with filled(path, rows, spec=LATE) as index:
+        found = index.search(["a", "b"], query, k=5, mode="latent", n_memory=n_memory)
+        everything = index.search(["a", "b"], query, k=n, mode="latent", n_memory=n_memory)
+    for hits, all_hits, asked in zip(found, everything, query, strict=True):
+        scores = late_oracle(rows, asked, n_memory)
+        expected = sorted(range(n), key=lambda row: (-np.float32(scores[row]), row))
+        assert [hit.score for hit in hits] == pytest.approx([scores[i] for i in expected[:5]])
+        assert sorted(ids(all_hits)) == sorted(f"d{i}" for i in range(n))
+        assert all(hit.latents.shape == (n_memory, 8) for hit in hits)
+
+
+def test_a_question_may_have_fewer_latents_than_a_chunk_under_a_late_score_only(tmp_path):
+    with filled(tmp_path / "late", torch.randn(3, 4, 8), spec=LATE) as index:
+        [hits] = index.search(["q"], torch.randn(1, 2, 8), k=1, mode="latent")
+        assert hits[0].latents.shape == (4, 8)
+    with (
+        filled(tmp_path / "flat", torch.randn(3, 4, 8)) as index,
+        pytest.raises(ConfigError, match="as many"),
+    ):
+        index.search(["q"], torch.randn(1, 2, 8), k=1, mode="latent", n_memory=4)
+
+
+def test_the_score_is_part_of_what_an_index_is(tmp_path):
+    filled(tmp_path / "i", torch.randn(3, 4, 8), spec=LATE).close()
+    with pytest.raises(IndexMismatch, match="score=late, but score=flat"):
+        LatentIndex.open(tmp_path / "i", SPEC)
+
+
+def test_an_index_from_before_scores_were_written_down_is_flat(tmp_path):
+    filled(tmp_path / "i", torch.randn(3, 4, 8)).close()
+    manifest = tmp_path / "i" / "index.json"
+    content = json.loads(manifest.read_text())
+    del content["spec"]["score"]
+    manifest.write_text(json.dumps(content))
+    with LatentIndex.open(tmp_path / "i", SPEC) as index:
+        assert index.spec.score == "flat"
 
 
 def test_threads_may_search_while_one_adds(tmp_path):

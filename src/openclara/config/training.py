@@ -32,6 +32,11 @@ class ModelConfig(Strict):
     """LoRA dropout in training (paper: 0.1)."""
     memory: Literal["learned", "anchored"] = "learned"
     """Memory tokens as learned rows alone (published), or each anchored at a token of the text."""
+    score: Literal["flat", "late"] = "flat"
+    """Cosine of the flattened latents (published), or the best cosine of each latent of a question,
+    whichever memory token of the document it is with."""
+    query_n_memory: int = Field(16, ge=1, le=1024)
+    """Latents of a question under the late score; under the flat one as many as of a document."""
     latent_gain: float = Field(1.0, gt=0)
     """Factor on latents as they are spliced into a prompt (published code: 1)."""
 
@@ -59,6 +64,10 @@ class CompressStage(Strict):
     """Question-answer pairs of one passage that share its compression."""
     question_targets: bool = True
     """The generator also learns to write the questions, as in the published code."""
+    contrast: float = Field(0.0, ge=0)
+    """Weight of a contrastive loss: the reasoner finds a question's passage among the batch's."""
+    temperature: float = Field(0.05, gt=0)
+    """Of that loss's softmax over the batch's scores."""
 
 
 class InstructStage(Strict):

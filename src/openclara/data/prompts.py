@@ -13,6 +13,9 @@ SYSTEM_CLOSED: Final = "Answer as briefly as possible."
 PARAPHRASE_REQUEST: Final = "Say the background again in other words."
 """What stands in place of a question when the target is a paraphrase (paper, section 3.1)."""
 
+REPEAT_REQUEST: Final = "Repeat the background word for word."
+"""What stands in place of a question when the target is the passage itself."""
+
 # Marks that user text cannot contain after `Chat.render` has taken it out of the template.
 BACKGROUND_MARK: Final = "\ue000background\ue000"
 QUESTION_MARK: Final = "\ue000question\ue000"

@@ -49,7 +49,7 @@ class Record:
         id: From the file, or `{file name}:{line}`.
         passages: Candidates; those that hold the answer are marked gold where the file says so.
         pairs: Questions with answers; empty for a paraphrase.
-        paraphrase: Another wording of the only passage.
+        paraphrase: Another wording of the only passage, or its own, to be repeated.
         source: Data set it came from, where the file says so.
     """
 
@@ -102,7 +102,7 @@ def read_records(path: Path, *, passages_optional: bool = False) -> Iterator[Rec
     Forms: `{"id","question","answers","documents":[{"title","text","gold"}]}` (ours),
     `{"data_type","question":[..],"answers":[..],"docs":[one]}`,
     `{"question","docs":[..],"answer"|"gold_answer"|"golden_answers","pos_index"?}` (published),
-    `{"text","paraphrase"}`.
+    `{"text","paraphrase"}`, and `{"text","title"?}`: a plain passage, which is its own paraphrase.
 
     Args:
         path: JSON Lines, plain or .gz.
@@ -138,6 +138,9 @@ def _parse(raw: dict[str, Any], where: str, fallback_id: str, *, passages_option
     if "paraphrase" in raw:
         passage = Passage(_string(raw, "text", where))
         return Record(identity, (passage,), (), _string(raw, "paraphrase", where), source)
+    if "text" in raw and "question" not in raw:
+        passage = Passage(_string(raw, "text", where), str(raw.get("title") or ""))
+        return Record(identity, (passage,), (), passage.text, source)
     named = any(name in raw for name in ("documents", *PASSAGE_LISTS))
     passages = _passages(raw, where) if named or not passages_optional else ()
     if raw.get("data_type") == "paraphrase":

@@ -9,7 +9,8 @@ import torch
 
 from openclara.data.records import framed
 from openclara.evaluation.bm25 import Bm25, best_first
-from openclara.index.ranking import fuse, unit
+from openclara.index.comparing import queries
+from openclara.index.ranking import fuse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from openclara.evaluation.dense import DenseEncoder
     from openclara.evaluation.models import LatentStore
     from openclara.evaluation.tasks import Question
+    from openclara.index.comparing import Queries
     from openclara.pipeline import Clara
     from openclara.types import Document
 
@@ -118,7 +120,7 @@ class Dense:
 
 
 class Latent:
-    """Cosine of the reasoner's latents with the stored ones; a passage counts by its best stretch.
+    """Score of the reasoner's latents with the stored ones; a passage counts by its best stretch.
 
     Args:
         clara: Whose reasoner reads the questions.
@@ -136,13 +138,14 @@ class Latent:
         return [best_first(torch.tensor(row).numpy()) for row in self.scores(questions)]
 
     def scores(self, questions: Sequence[Question]) -> list[list[float]]:
-        """For each question the cosine of each candidate."""
+        """For each question the score of each candidate."""
         self._store.add(list(_distinct(questions).values()))
         texts = [question.text for question in questions]
-        queries_QE = unit(self._clara.reason(texts, n_memory=self._n_memory))
+        latents_QPD = self._clara.reason(texts, n_memory=self._n_memory)
+        asked = queries(self._clara.latent_spec.score, latents_QPD, n_memory=self._n_memory)
         return [
-            [self._best(query_E, hits) for hits in self._hits(question)]
-            for question, query_E in zip(questions, queries_QE, strict=True)
+            [_best(asked, at, latents_CMD) for latents_CMD in self._hits(question)]
+            for at, question in enumerate(questions)
         ]
 
     def _hits(self, question: Question) -> list[Tensor]:
@@ -153,11 +156,6 @@ class Latent:
             else torch.zeros(1, 1)
             for hits in found
         ]
-
-    def _best(self, query_E: Tensor, latents_CMD: Tensor) -> float:
-        if latents_CMD.dim() < 3:
-            return -1.0  # a passage without text
-        return float((unit(latents_CMD) @ query_E).max())
 
 
 class Hybrid:
@@ -182,6 +180,12 @@ class Hybrid:
             fused = fuse(dict(enumerate(cosines)), bm25, latent_weight=self._latent_weight)
             orders.append(list(fused))
         return orders
+
+
+def _best(asked: Queries, question: int, latents_CMD: Tensor) -> float:
+    if latents_CMD.dim() < 3:
+        return -1.0  # a passage without text
+    return float(asked.exactly(question, latents_CMD.float()).max())
 
 
 def _distinct(questions: Sequence[Question]) -> dict[str, Document]:

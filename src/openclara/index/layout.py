@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Literal, get_args
 
 from openclara.errors import FormatError, IndexMismatch
-from openclara.types import LatentSpec
+from openclara.types import LatentSpec, Score
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +22,7 @@ VERSION = 1
 GROUP_SIZE: Mapping[Quantization, int] = {"bf16": 1, "int8": 64, "int4": 32}
 """Values along the width that share one scale."""
 
-COMPARED = ("fingerprint", "n_memory", "width", "doc_max_length")
+COMPARED = ("fingerprint", "n_memory", "width", "doc_max_length", "score")
 """Spec fields that make latents incomparable; the model's name may change, its fingerprint not."""
 
 
@@ -204,14 +204,16 @@ def _parse(content: Mapping[str, object], layout: Layout) -> Manifest:
         (name for name in get_args(Quantization) if name == content.get("quantization")), None
     )
     spec = content.get("spec")
-    types = {
-        f.name: (str if f.name in ("model", "fingerprint") else int) for f in fields(LatentSpec)
-    }
+    texts = ("model", "fingerprint", "score")
+    types = {f.name: (str if f.name in texts else int) for f in fields(LatentSpec)}
+    if isinstance(spec, dict):
+        spec = {"score": "flat", **spec}  # the only one there was before it was written down
     if (
         quantization is None
         or content.get("group_size") != GROUP_SIZE[quantization]
         or not isinstance(spec, dict)
         or {name: type(value) for name, value in spec.items()} != types
+        or spec["score"] not in get_args(Score)
     ):
         raise FormatError(
             f"{layout.manifest} is damaged (a field is missing or of the wrong type): "

@@ -1,6 +1,6 @@
-"""Ranking chunks: exact cosine over memory-mapped shards, BM25 over words, and the two fused."""
+"""Ranking chunks: exact scores over memory-mapped shards, BM25 over words, and the two fused."""
 
-# Q questions, N rows, B rows of a block, P memory tokens of a prefix, D width, E = P * D flattened
+# Q questions, N rows, B rows of a block, M memory tokens of a prefix, D width
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ import unicodedata
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterator, Mapping, Sequence
 
     import numpy.typing as npt
-    from torch import Tensor
 
+    from openclara.index.comparing import Queries
     from openclara.index.shards import Shard
     from openclara.index.views import View
 
@@ -31,76 +30,61 @@ TOLERANCE = 1e-5
 """More than a blocked float32 product of unit vectors is off; nearer ones are computed again."""
 
 
-def unit(latents_QPD: Tensor) -> Tensor:
-    """Latents flattened to float32 unit vectors, (Q, E); zero stays zero."""
-    flat_QE = latents_QPD.detach().cpu().float().flatten(1)
-    norms_Q = torch.linalg.vector_norm(flat_QE, dim=1, keepdim=True)
-    return flat_QE / torch.where(norms_Q > 0, norms_Q, 1.0)
-
-
 def nearest(
     view: View,
-    queries_QE: Tensor,
+    asked: Queries,
+    n_queries: int,
     *,
-    n_memory: int,
     k: int,
     allowed: npt.NDArray[np.int64] | None,
 ) -> list[list[int]]:
-    """The chunks of highest cosine, exactly.
+    """The chunks of highest score, exactly.
 
     Args:
         view: Where to look.
-        queries_QE: Unit vectors, (Q, E).
-        n_memory: P, so that E = P * D.
+        asked: What the questions are compared by.
+        n_queries: Q.
         k: How many.
         allowed: Ascending chunk keys to choose from; None for all.
 
     Returns:
         For each query a few more than k chunk keys, the k nearest among them, in no order: which
-        of two nearly equal ones is nearer is for `cosines` to say.
+        of two nearly equal ones is nearer is for `exact` to say.
     """
-    best = [_Best(k) for _ in range(len(queries_QE))]
+    best = [_Best(k) for _ in range(n_queries)]
     for live in view.live:
         keys_N, rows_N = live.keys, live.rows
         if allowed is not None:
             chosen_N = np.isin(keys_N, allowed, assume_unique=True)
             keys_N, rows_N = keys_N[chosen_N], rows_N[chosen_N]
         if len(rows_N):
-            scores_QN = _scores(view.shards[live.record.key], rows_N, queries_QE, n_memory=n_memory)
+            scores_QN = _scores(view.shards[live.record.key], rows_N, asked, n_queries)
             for query, scores_N in zip(best, scores_QN, strict=True):
                 query.offer(scores_N, keys_N)
     return [query.keys.tolist() for query in best]
 
 
-def cosines(
-    view: View,
-    places: Sequence[tuple[int, int]],
-    query_E: Tensor,
-    *,
-    n_memory: int,
+def exact(
+    view: View, places: Sequence[tuple[int, int]], asked: Queries, question: int
 ) -> list[float]:
-    """The cosine of single rows with a query, the same wherever a row is stored.
-
-    Summed in float64 and rounded to float32, so that equal latents get equal scores: a float32
-    matrix product differs in its last bits with the size of the block a row happens to be in.
+    """The score of single rows with a question, the same wherever a row is stored.
 
     Args:
         view: Where the rows are.
         places: Shard key and row of each.
-        query_E: A unit vector.
-        n_memory: P.
+        asked: What the questions are compared by.
+        question: Which of them.
     """
-    query_64 = query_E.double()
     # A chunk of a few rows at a time bounds the float64 copy.
     found = np.zeros(len(places), dtype=np.float32)
     order = sorted(range(len(places)), key=places.__getitem__)
-    for positions in _same_shard(places, order, size=max(1, BLOCK_BYTES // (8 * len(query_E)))):
+    width = next((shard.width for shard in view.shards.values()), 1)
+    size = max(1, BLOCK_BYTES // (8 * asked.n_memory * width))
+    for positions in _same_shard(places, order, size=size):
         shard = view.shards[places[positions[0]][0]]
         rows_N = np.array([places[position][1] for position in positions], dtype=np.int64)
-        flat_NE = shard.flattened(rows_N, n_memory).double()
-        norms_N = torch.linalg.vector_norm(flat_NE, dim=1)
-        products_N = flat_NE @ query_64
-        found[positions] = (products_N / torch.where(norms_N > 0, norms_N, 1.0)).float().numpy()
+        latents_NMD = shard.prefixes(rows_N, asked.n_memory)
+        found[positions] = asked.exactly(question, latents_NMD).numpy()
     return found.tolist()
 
 
@@ -260,17 +244,16 @@ class _Best:
 
 
 def _scores(
-    shard: Shard, rows_N: npt.NDArray[np.int64], queries_QE: Tensor, *, n_memory: int
+    shard: Shard, rows_N: npt.NDArray[np.int64], asked: Queries, n_queries: int
 ) -> npt.NDArray[np.float32]:
-    """Cosines of some rows of a shard with every query, (Q, N), to about 1e-6."""
-    scores_QN = np.empty((len(queries_QE), len(rows_N)), dtype=np.float32)
-    size = max(1, BLOCK_BYTES // (4 * queries_QE.shape[1]))
+    """Scores of some rows of a shard with every query, (Q, N), to about 1e-6."""
+    scores_QN = np.empty((n_queries, len(rows_N)), dtype=np.float32)
+    size = max(1, BLOCK_BYTES // (4 * asked.n_memory * shard.width))
     for start in range(0, len(rows_N), size):
         rows_B = rows_N[start : start + size]
-        flat_BE = shard.flattened(rows_B, n_memory)
-        norms_B = shard.norms(rows_B, n_memory, flat_BE)
-        block_QB = queries_QE @ flat_BE.T / torch.where(norms_B > 0, norms_B, 1.0)
-        scores_QN[:, start : start + size] = block_QB.numpy()
+        latents_BMD = shard.prefixes(rows_B, asked.n_memory)
+        norms = shard.norms(rows_B, latents_BMD, asked)
+        scores_QN[:, start : start + size] = asked.scores(latents_BMD, norms).numpy()
     return scores_QN
 
 

@@ -1,6 +1,6 @@
 """Searching: from questions to hits."""
 
-# Q questions, P memory tokens of a prefix, D width, E = P * D flattened
+# Q questions, P memory tokens of a question, M of a chunk, D width
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import torch
 
 from openclara.errors import ConfigError, DataError
 from openclara.index import database as db
+from openclara.index.comparing import queries
 from openclara.index.ranking import (
     allowed_chunks,
     by_words,
-    cosines,
+    exact,
     fuse,
     nearest,
-    unit,
     words_of,
 )
 from openclara.index.writing import find
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from openclara.index.comparing import Queries
     from openclara.index.views import View
     from openclara.types import Document, LatentSpec
 
@@ -61,8 +62,8 @@ class Search:
 
     Attributes:
         questions: Q texts.
-        queries: Unit vectors, (Q, E); None only for a lexical search.
-        n_memory: P, so that E = P * D.
+        queries: The questions as they are compared; None only for a lexical search.
+        n_memory: Memory tokens of a chunk that are compared and returned.
         k: Hits for each question.
         mode: How to rank.
         pool: Candidates from each side of a hybrid search.
@@ -71,7 +72,7 @@ class Search:
     """
 
     questions: Sequence[str]
-    queries: Tensor | None
+    queries: Queries | None
     n_memory: int
     k: int
     mode: Mode
@@ -86,6 +87,7 @@ class Search:
         questions: Sequence[str],
         latents_QPD: Tensor | None,
         *,
+        n_memory: int | None,
         k: int,
         mode: Mode,
         pool: int,
@@ -111,17 +113,22 @@ class Search:
         for position, question in enumerate(questions):
             if not question.strip():
                 raise DataError(f"question {position} is empty: ask something")
-        queries_QE, n_memory = None, spec.n_memory
+        if n_memory is not None and not 1 <= n_memory <= spec.n_memory:
+            raise ConfigError(
+                f"n_memory is {n_memory}, this index keeps {spec.n_memory} latents a chunk; "
+                "use a number from 1 to that"
+            )
+        asked, compared = None, n_memory or spec.n_memory
         if latents_QPD is not None:
-            _check_latents(latents_QPD, len(questions), spec)
-            queries_QE, n_memory = unit(latents_QPD), latents_QPD.shape[1]
+            _check_latents(latents_QPD, len(questions), spec, n_memory)
+            if spec.score == "flat":
+                compared = latents_QPD.shape[1]
+            asked = queries(spec.score, latents_QPD, n_memory=compared)
         elif mode != "lexical":
             raise ConfigError(
                 f"a {mode} search needs the latents of its questions: use mode lexical"
             )
-        return cls(
-            questions, queries_QE, n_memory, k, mode, max(pool, k), latent_weight, with_latents
-        )
+        return cls(questions, asked, compared, k, mode, max(pool, k), latent_weight, with_latents)
 
     def run(
         self,
@@ -144,7 +151,7 @@ class Search:
         nominated: list[list[int]] = [[] for _ in self.questions]
         if self.queries is not None and self.mode != "lexical":
             k = self.k if self.mode == "latent" else self.pool
-            nominated = nearest(view, self.queries, n_memory=self.n_memory, k=k, allowed=allowed)
+            nominated = nearest(view, self.queries, len(self.questions), k=k, allowed=allowed)
         ranked = [
             self._ranked(connection, view, question, near, among)
             for question, near in enumerate(nominated)
@@ -172,7 +179,7 @@ class Search:
             keys = list(bm25) if self.mode == "lexical" else near
             places = _places(connection, keys)
             spots = [(places[key].shard, places[key].row) for key in keys]
-            values = cosines(view, spots, self.queries[question], n_memory=self.n_memory)
+            values = exact(view, spots, self.queries, question)
             cosine = dict(zip(keys, values, strict=True))
         match self.mode:
             case "lexical":
@@ -239,7 +246,9 @@ def stretches(
     ]
 
 
-def _check_latents(latents_QPD: Tensor, n_questions: int, spec: LatentSpec) -> None:
+def _check_latents(
+    latents_QPD: Tensor, n_questions: int, spec: LatentSpec, n_memory: int | None
+) -> None:
     shape = tuple(latents_QPD.shape)
     if len(shape) != 3 or shape[0] != n_questions or shape[2] != spec.width:
         raise ConfigError(
@@ -250,6 +259,11 @@ def _check_latents(latents_QPD: Tensor, n_questions: int, spec: LatentSpec) -> N
         raise ConfigError(
             f"the questions have {shape[1]} memory tokens and the index {spec.n_memory}: "
             f"ask with 1 to {spec.n_memory}"
+        )
+    if spec.score == "flat" and n_memory not in (None, shape[1]):
+        raise ConfigError(
+            f"the questions have {shape[1]} memory tokens and n_memory is {n_memory}: a flat score "
+            "compares as many of each"
         )
     if not torch.isfinite(latents_QPD).all():
         raise DataError(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
+    from openclara.index.comparing import Queries
     from openclara.index.layout import Layout, Manifest
 
 SHARD_BYTES = 64 * 2**20
@@ -109,7 +110,7 @@ class Shard:
         spec = manifest.spec
         self.record = record
         self._quantization = manifest.quantization
-        self._width = spec.width
+        self.width = spec.width
         try:
             with safe_open(path, framework="pt") as file:
                 self._stored: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
@@ -119,7 +120,7 @@ class Shard:
         found = {name: tuple(tensor.shape) for name, tensor in self._stored.items()}
         if found != {name: (record.rows, *shape) for name, shape in expected.items()}:
             raise damaged(layout, f"{path} does not hold the latents that were written")
-        self._norms_N: dict[int, npt.NDArray[np.float32]] = {}
+        self._norms: dict[tuple[str, int], npt.NDArray[np.float32]] = {}
 
     def stored(self, rows_N: npt.NDArray[np.int64]) -> dict[str, Tensor]:
         """A copy of some rows as they are stored."""
@@ -132,29 +133,35 @@ class Shard:
             return self._stored["latents"][row, :n_memory].clone()
         return self._prefix(slice(row, row + 1), n_memory)[0].clone()
 
-    def flattened(self, rows_N: npt.NDArray[np.int64], n_memory: int) -> Tensor:
-        """Some rows, (N, E) float32, E the flattened first `n_memory` tokens."""
+    def prefixes(self, rows_N: npt.NDArray[np.int64], n_memory: int) -> Tensor:
+        """The first `n_memory` latents of some rows, (N, M, D) float32."""
         first, last = int(rows_N[0]), int(rows_N[-1])
         # A slice reads the map in place; an index copies first.
         dense = last - first + 1 == len(rows_N)
         index = slice(first, last + 1) if dense else torch.from_numpy(rows_N)
-        return self._prefix(index, n_memory).flatten(1)
+        return self._prefix(index, n_memory)
 
-    def norms(self, rows_N: npt.NDArray[np.int64], n_memory: int, flat_NE: Tensor) -> Tensor:
-        """The norms of `flat_NE`, (N,) float32, computed once for each row and prefix length."""
-        known_N = self._norms_N.get(n_memory)
-        if known_N is None:
-            known_N = np.full(self.record.rows, np.nan, dtype=np.float32)
-            self._norms_N[n_memory] = known_N
-        norms_N = known_N[rows_N]
-        if np.isnan(norms_N).any():
-            norms_N = torch.linalg.vector_norm(flat_NE, dim=1).numpy()
-            known_N[rows_N] = norms_N
-        return torch.from_numpy(norms_N)
+    def norms(self, rows_N: npt.NDArray[np.int64], latents_NMD: Tensor, asked: Queries) -> Tensor:
+        """Norms of some rows as `asked` wants them, computed once for each row and prefix length.
+
+        Args:
+            rows_N: Which rows.
+            latents_NMD: Their latents.
+            asked: What they will be compared with.
+        """
+        key = (asked.name, asked.n_memory)
+        known = self._norms.get(key)
+        if known is None or np.isnan(known[rows_N]).any():
+            norms = asked.norms(latents_NMD).numpy()
+            if known is None:
+                known = np.full((self.record.rows, *norms.shape[1:]), np.nan, dtype=np.float32)
+                self._norms[key] = known
+            known[rows_N] = norms
+        return torch.from_numpy(known[rows_N])
 
     def _prefix(self, index: slice | Tensor, n_memory: int) -> Tensor:
         part = {name: tensor[:, :n_memory][index] for name, tensor in self._stored.items()}
-        return dequantize(part, self._quantization, width=self._width)
+        return dequantize(part, self._quantization, width=self.width)
 
 
 def rows_per_shard(manifest: Manifest) -> int:

@@ -346,6 +346,7 @@ class LatentIndex:
         k: int,
         mode: Mode = "hybrid",
         where: Sequence[str] = (),
+        n_memory: int | None = None,
         pool: int = 100,
         latent_weight: float = 0.5,
         with_latents: bool = True,
@@ -354,13 +355,17 @@ class LatentIndex:
 
         Args:
             questions: Q texts.
-            latents: (Q, P, D) latents of the questions, P up to `spec.n_memory`: fewer compare and
-                return the first P memory tokens only. None is enough for a lexical search.
+            latents: (Q, P, D) latents of the questions, P up to `spec.n_memory`. Under a flat score
+                fewer compare and return the first P memory tokens only; under a late one each has
+                its weight as its length (`Clara.reason` makes them so). None is enough for a
+                lexical search.
             k: Hits for each question; fewer where the index has fewer. A lexical search finds only
                 chunks that share a word with the question.
             mode: By cosine of the latents, by BM25 of title and text, or by both: `pool` candidates
                 of each are ordered by reciprocal rank fusion.
             where: Filters such as `lang=en` that the documents must all satisfy.
+            n_memory: Latents of a chunk that are compared and returned; under a flat score as many
+                as a question has, under a late one all of them if None.
             pool: Candidates from each side in a hybrid search; at least k are taken.
             latent_weight: Part of the latents in the fusion, 0 to 1; BM25 has the rest.
             with_latents: Whether hits carry their latents.
@@ -377,6 +382,7 @@ class LatentIndex:
             self.spec,
             questions,
             latents,
+            n_memory=n_memory,
             k=k,
             mode=mode,
             pool=pool,

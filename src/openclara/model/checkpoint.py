@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -41,6 +41,8 @@ class Card:
         alpha: LoRA alpha.
         latent_weight: Part of the latents in a hybrid search; how far its reasoner can be trusted.
         memory: `learned` rows, or rows `anchored` at tokens of the text.
+        score: `flat` or `late`: how questions and documents are compared.
+        query_n_memory: Latents of a question under the late score.
         latent_gain: Factor on spliced latents.
         stage: The last stage trained.
         training: How it was made, stage by stage.
@@ -57,6 +59,8 @@ class Card:
     latent_gain: float
     stage: str
     memory: str = "learned"
+    score: Literal["flat", "late"] = "flat"
+    query_n_memory: int = 16
     latent_weight: float = 0.5
     training: list[dict[str, Any]] = field(default_factory=list)
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -153,7 +157,9 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             f"{folder} is a checkpoint of format {name!r} version {number!r}, this program reads "
             f"{FORMAT} version {VERSION}; use the program that wrote it, or train anew"
         )
-    missing = [n for n in (*Card.__dataclass_fields__, "adapters_sha256") if n not in manifest]
+    known = fields(Card)
+    required = [f.name for f in known if f.default is MISSING and f.default_factory is MISSING]
+    missing = [name for name in (*required, "adapters_sha256") if name not in manifest]
     if missing:
         raise FormatError(
             f"{folder / MANIFEST} has no field `{missing[0]}`; restore it from where it came"
@@ -171,7 +177,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         own = [name for name in tensors if name.startswith(f"{role}.")]
         if own:
             roles[role] = {name.removeprefix(f"{role}."): tensors[name] for name in own}
-    card = Card(**{name: manifest[name] for name in Card.__dataclass_fields__})
+    card = Card(**{f.name: manifest[f.name] for f in known if f.name in manifest})
     return Checkpoint(card, roles, tensors["memory"], tensors["token_weight"])
 
 

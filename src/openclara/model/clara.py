@@ -6,12 +6,13 @@ Legend: R texts, B prompts, T positions, M memory tokens, D width, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from openclara.model.memory import text_order
+from openclara.model.scoring import cosine_scores, late_scores
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -38,11 +39,13 @@ class Encoded:
         latents_RMD: (R, M, D) states after the final norm at the memory positions.
         text_mean_RD: (R, D) mean state over ENC, BOS, text and EOS.
         memory_mean_RD: (R, D) mean state over the memory positions.
+        weights_RM: (R, M) what each latent of a question counts in a late score; a row sums to 1.
     """
 
     latents_RMD: Tensor
     text_mean_RD: Tensor
     memory_mean_RD: Tensor
+    weights_RM: Tensor
 
 
 class ClaraModel(nn.Module):
@@ -54,14 +57,23 @@ class ClaraModel(nn.Module):
         latent_gain: Factor on latents as they are spliced in. 1 is the published behaviour; states
             after the final norm are an order of magnitude larger than the input embeddings of
             many bases, and a gain near the ratio lets the generator's layers work on them.
+        score: How questions and documents are compared, see `model.scoring`.
     """
 
-    def __init__(self, roles: Roles, memory: MemoryTable, *, latent_gain: float = 1.0) -> None:
+    def __init__(
+        self,
+        roles: Roles,
+        memory: MemoryTable,
+        *,
+        latent_gain: float = 1.0,
+        score: Literal["flat", "late"] = "flat",
+    ) -> None:
         super().__init__()
         self.roles = roles
         self.lm = roles.lm
         self.memory = memory
         self.latent_gain = latent_gain
+        self.score = score
 
     @property
     def vocabulary(self) -> nn.Module:
@@ -78,8 +90,9 @@ class ClaraModel(nn.Module):
         """
         embedded_RTD = self.memory.embed(batch.ids_RT, self.vocabulary)
         anchors_RMD = None
+        weights_RM = torch.ones_like(batch.memory_positions_RM, dtype=torch.float32)
         if self.memory.anchored:
-            anchors_RMD = self._anchors(batch, embedded_RTD)
+            anchors_RMD, weights_RM = self._anchors(batch, embedded_RTD)
             index_RMD = batch.memory_positions_RM.unsqueeze(-1).expand_as(anchors_RMD)
             embedded_RTD = embedded_RTD.scatter_add(1, index_RMD, anchors_RMD)
         with self.roles.use(role) as lm:
@@ -97,15 +110,27 @@ class ClaraModel(nn.Module):
             latents_RMD=latents_RMD,
             text_mean_RD=summed_RD / batch.text_lengths_R.unsqueeze(1),
             memory_mean_RD=memory_RMD.float().mean(1),
+            weights_RM=weights_RM / weights_RM.sum(1, keepdim=True).clamp(min=1e-9),
         )
 
-    def _anchors(self, batch: TextBatch, embedded_RTD: Tensor) -> Tensor:
-        """(R, M, D) embeddings that the memory tokens carry; zero where one carries none."""
+    def _anchors(self, batch: TextBatch, embedded_RTD: Tensor) -> tuple[Tensor, Tensor]:
+        """(R, M, D) embeddings that the memory tokens carry, and (R, M) weights of those tokens.
+
+        Both are zero where a memory token carries none.
+        """
         n_memory = batch.memory_positions_RM.shape[1]
         at_RM = self.memory.anchors(batch.ids_RT, batch.text_lengths_R, n_memory)
         width = embedded_RTD.shape[2]
         picked_RMD = embedded_RTD.gather(1, at_RM.unsqueeze(-1).expand(-1, -1, width))
-        return picked_RMD * (at_RM > 0).unsqueeze(-1)
+        carries_RM = at_RM > 0
+        weights_RM = self.memory.token_weight_V[batch.ids_RT.clamp(min=0)].gather(1, at_RM)
+        return picked_RMD * carries_RM.unsqueeze(-1), weights_RM * carries_RM
+
+    def scores(self, questions: Encoded, latents_BNMD: Tensor) -> Tensor:
+        """(B, N) scores of B questions with the (B, N, M, D) latents of their candidates."""
+        if self.score == "late":
+            return late_scores(questions.latents_RMD, questions.weights_RM, latents_BNMD)
+        return cosine_scores(questions.latents_RMD, latents_BNMD)
 
     def in_reading_order(self, latents_NMD: Tensor) -> Tensor:
         """Latents of N texts as they fill the slots of prompts.

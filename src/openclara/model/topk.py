@@ -38,21 +38,6 @@ def straight_through_topk(scores_BN: Tensor, *, k: int, temperature: float = 0.0
     return hard_BKN + (soft_BKN - soft_BKN.detach())
 
 
-def cosine_scores(query_BMD: Tensor, latents_BNMD: Tensor) -> Tensor:
-    """Cosine of the flattened latents, normalised in float32.
-
-    Args:
-        query_BMD: (B, M, D) latents of the questions.
-        latents_BNMD: (B, N, M, D) latents of each question's candidates.
-
-    Returns:
-        (B, N) float32 scores in [-1, 1].
-    """
-    query_BF = torch.nn.functional.normalize(query_BMD.float().flatten(1), dim=-1)
-    latents_BNF = torch.nn.functional.normalize(latents_BNMD.float().flatten(2), dim=-1)
-    return torch.einsum("bf,bnf->bn", query_BF, latents_BNF)
-
-
 def select(weights_BKN: Tensor, latents_BNMD: Tensor) -> Tensor:
     """Latents of the chosen documents, in order of choice.
 

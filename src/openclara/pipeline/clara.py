@@ -18,11 +18,13 @@ from openclara.data.prompts import PARAPHRASE_REQUEST
 from openclara.data.records import framed
 from openclara.data.tokenizer import TextTokenizer
 from openclara.errors import ConfigError, DataError, IndexMismatch, ModelError
+from openclara.index.comparing import queries
 from openclara.model.base import choose_device, choose_dtype, find_base, load_lm, load_tokenizer
 from openclara.model.checkpoint import Card, load_checkpoint, memory_table
 from openclara.model.clara import ClaraModel
 from openclara.model.generator import Decoding, Prompt
 from openclara.model.merged import MergedRoles
+from openclara.model.scoring import late_query
 from openclara.model.zoo import DEFAULT_MODEL, find_checkpoint
 from openclara.pipeline.answering import Answering, AnswerStream, ms_since
 from openclara.pipeline.compressing import Compressing, by_length
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from openclara.index import LatentIndex
+    from openclara.index.comparing import Queries
     from openclara.model.adapters import Role
 
 
@@ -93,13 +96,14 @@ class Clara:
         lm = load_lm(source, device=where, dtype=choose_dtype(where, precision))
         memory = memory_table(checkpoint, lm.get_input_embeddings().weight)
         roles = MergedRoles(lm, states=checkpoint.roles, scale=card.alpha / card.rank)
-        model = ClaraModel(roles, memory.to(where), latent_gain=card.latent_gain)
+        model = ClaraModel(roles, memory.to(where), latent_gain=card.latent_gain, score=card.score)
         spec = LatentSpec(
             model=name,
             fingerprint=checkpoint.fingerprint(),
             n_memory=chosen,
             width=lm.config.hidden_size,
             doc_max_length=card.doc_max_length,
+            score=card.score,
         )
         return cls(model.eval(), TextTokenizer(load_tokenizer(source)), card, spec)
 
@@ -161,13 +165,24 @@ class Clara:
         Raises:
             ConfigError: `n_memory` is out of range.
         """
+        return self._encoded(texts, role, n_memory, on_batch)[0]
+
+    @torch.inference_mode()
+    def _encoded(
+        self,
+        texts: Sequence[str],
+        role: Role,
+        n_memory: int | None,
+        on_batch: Callable[[Sequence[int]], None] = lambda positions: None,
+    ) -> tuple[Tensor, Tensor]:
+        """(N, M, D) latents and (N, M) weights, in the order of the texts."""
         if role == "reasoner" and "reasoner" not in self.roles:
             role = "compressor"  # before the joint stage the reasoner is the compressor
         n_memory = _checked_n_memory(n_memory or self.latent_spec.n_memory, self.card)
         ids = self.tokenizer.encode(texts)
         if not ids:
-            return torch.empty(0, n_memory, self.latent_spec.width)
-        made: dict[int, Tensor] = {}
+            return torch.empty(0, n_memory, self.latent_spec.width), torch.empty(0, n_memory)
+        made: dict[int, tuple[Tensor, Tensor]] = {}
         device = self.model.memory.weight.device
         for positions in by_length([len(text) for text in ids], n_memory):
             batch = text_batch(
@@ -176,10 +191,12 @@ class Clara:
                 bos=self.tokenizer.bos,
                 eos=self.tokenizer.eos,
             )
-            latents_CMD = self.model.encode(batch.to(device), role).latents_RMD.cpu()
-            made |= zip(positions, latents_CMD, strict=True)
+            encoded = self.model.encode(batch.to(device), role)
+            rows = zip(encoded.latents_RMD.cpu(), encoded.weights_RM.cpu(), strict=True)
+            made |= zip(positions, rows, strict=True)
             on_batch(positions)
-        return torch.stack([made[at] for at in range(len(ids))])
+        latents, weights = zip(*(made[at] for at in range(len(ids))), strict=True)
+        return torch.stack(latents), torch.stack(weights)
 
     @property
     def roles(self) -> frozenset[str]:
@@ -262,22 +279,27 @@ class Clara:
             k=k,
             mode=mode,
             where=where,
+            n_memory=used,
             latent_weight=self.card.latent_weight,
             with_latents=with_latents,
         )
         return hits, embed_ms
 
     def reason(self, questions: Sequence[str], *, n_memory: int | None = None) -> Tensor:
-        """Latents of questions, (Q, M, D), in the space of the documents' latents.
+        """Latents of questions, (Q, P, D), in the space of the documents' latents.
 
         A question longer than the model's document length keeps its end: what is asked usually
-        stands there.
+        stands there. Under a late score a question has `card.query_n_memory` latents, each as
+        long as it weighs, and `n_memory` is not asked for.
         """
         cut = []
         for text, spans in zip(questions, self.tokenizer.offsets(questions), strict=True):
             beyond = len(spans) - self.card.doc_max_length
             cut.append(text[spans[beyond][0] :] if beyond > 0 else text)
-        return self.latents(cut, role="reasoner", n_memory=n_memory)
+        if self.card.score == "flat":
+            return self.latents(cut, role="reasoner", n_memory=n_memory)
+        latents_QPD, weights_QP = self._encoded(cut, "reasoner", self.card.query_n_memory)
+        return late_query(latents_QPD, weights_QP)
 
     def _check(self, questions: Sequence[str], index: LatentIndex | None) -> None:
         for question in questions:
@@ -286,7 +308,7 @@ class Clara:
         if index is None:
             return
         ours, theirs = self.latent_spec, index.spec
-        for name in ("fingerprint", "width", "doc_max_length"):
+        for name in ("fingerprint", "width", "doc_max_length", "score"):
             if getattr(ours, name) != getattr(theirs, name):
                 raise IndexMismatch(
                     f"the index {index.path} was made by model {theirs.model!r}, not by "
@@ -540,10 +562,11 @@ class Clara:
         k = min(5, max((len(d) for d in documents), default=0))
         chosen = torch.full((len(questions), k), -1, dtype=torch.long)
         found = []
-        query_QMD = self.reason(questions) if questions else torch.empty(0)
+        query_QPD = self.reason(questions) if questions else torch.empty(0, 1, 1)
+        asked = queries(self.card.score, query_QPD, n_memory=self.latent_spec.n_memory)
         for row, texts in enumerate(documents):
             hits = self._candidates(texts)
-            scores = torch.tensor([_best_cosine(query_QMD[row], own) for own in hits])
+            scores = torch.tensor([_best_score(asked, row, own) for own in hits])
             best = scores.argsort(descending=True, stable=True)[:k]
             chosen[row, : len(best)] = best
             found.append([hit for i in best.tolist() for hit in hits[i]])
@@ -592,13 +615,9 @@ class Clara:
         return [answer.text for answer in self.answer(questions, hits, decoding=decoding)]
 
 
-def _best_cosine(query_MD: Tensor, hits: Sequence[Hit]) -> float:
-    scores = [
-        torch.cosine_similarity(query_MD.flatten().float(), h.latents.flatten().float(), dim=0)
-        for h in hits
-        if h.latents is not None
-    ]
-    return float(max(scores, default=torch.tensor(-1.0)))
+def _best_score(asked: Queries, question: int, hits: Sequence[Hit]) -> float:
+    latents = [hit.latents.float() for hit in hits if hit.latents is not None]
+    return float(asked.exactly(question, torch.stack(latents)).max()) if latents else -1.0
 
 
 def _check_pairs(

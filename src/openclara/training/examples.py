@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from openclara.data.prompts import PARAPHRASE_REQUEST
+from openclara.data.prompts import PARAPHRASE_REQUEST, REPEAT_REQUEST
 from openclara.data.records import group_by_passage, read_records
 from openclara.errors import DataError
 
@@ -91,7 +91,7 @@ def _tokenise(
     longest = recipe.model.doc_max_length
     texts = [passage.full_text for record in records for passage in record.passages]
     ids = iter(tokenizer.encode(texts))
-    request = tokenizer.encode([PARAPHRASE_REQUEST])[0]
+    in_other_words, word_for_word = tokenizer.encode([PARAPHRASE_REQUEST, REPEAT_REQUEST])
     examples = []
     for record in records:
         passages = [(passage, next(ids)) for passage in record.passages]
@@ -101,6 +101,8 @@ def _tokenise(
         if not fitting or len(gold) < n_gold:
             continue
         if record.paraphrase is not None:
+            same = record.paraphrase == record.passages[0].text
+            request = word_for_word if same else in_other_words
             turns = [(request, tokenizer.encode([record.paraphrase])[0])]
         else:
             questions = tokenizer.encode([pair.question for pair in record.pairs])

@@ -80,7 +80,10 @@ class Trainer:
         self.recipe = recipe
         self.examples = examples
         self.accelerator = accelerator
-        self.collator = Collator(recipe.stage, tokenizer)
+        late = recipe.model.score == "late"
+        self.collator = Collator(
+            recipe.stage, tokenizer, query_n_memory=recipe.model.query_n_memory if late else None
+        )
         stage = StageModule(model, recipe.stage)
         self.loss_name, self.trained_roles = stage.loss_name, stage.trained_roles
         self.parameters = trained_parameters(stage)

@@ -53,6 +53,19 @@ RECIPE = "run.json"
 METRICS = "metrics.jsonl"
 POSITION = "state.json"
 
+INHERITED = (
+    "base",
+    "n_memory",
+    "doc_max_length",
+    "rank",
+    "alpha",
+    "memory",
+    "score",
+    "query_n_memory",
+    "latent_gain",
+)
+"""Parts of [model] that a stage takes from its parent."""
+
 FREE = ("runtime", "data_root", "output")
 """Parts of a recipe that may differ between two sittings of one run (but for the seed)."""
 
@@ -136,10 +149,7 @@ def _inherit(recipe: RunConfig, parent: Checkpoint | None) -> RunConfig:
     if parent is None:
         return recipe
     card = parent.card
-    inherited = {
-        name: getattr(card, name)
-        for name in ("base", "n_memory", "doc_max_length", "rank", "alpha", "memory", "latent_gain")
-    }
+    inherited = {name: getattr(card, name) for name in INHERITED}
     for name in recipe.model.model_fields_set & inherited.keys():
         if getattr(recipe.model, name) != inherited[name]:
             raise ConfigError(
@@ -153,11 +163,14 @@ def _inherit(recipe: RunConfig, parent: Checkpoint | None) -> RunConfig:
 
 
 def _check(recipe: RunConfig) -> None:
-    for n_memory in (*recipe.n_memory, recipe.model.default_n_memory):
+    asked_for = [*recipe.n_memory, recipe.model.default_n_memory]
+    if recipe.model.score == "late":
+        asked_for.append(recipe.model.query_n_memory)
+    for n_memory in asked_for:
         if not 1 <= n_memory <= recipe.model.n_memory:
             raise ConfigError(
-                f"n_memory or model.default_n_memory asks for {n_memory} memory tokens, the model "
-                f"has {recipe.model.n_memory}; use numbers from 1 to that"
+                f"n_memory, default_n_memory or query_n_memory asks for {n_memory} memory tokens, "
+                f"the model has {recipe.model.n_memory}; use numbers from 1 to that"
             )
     if recipe.stage.kind in ("joint", "supervised") and recipe.init_from is None:
         raise ConfigError(
@@ -214,7 +227,7 @@ def build_model(
         roles.load("reasoner", roles.state("compressor"))
     if recipe.runtime.gradient_checkpointing:
         roles.enable_checkpointing()
-    return ClaraModel(roles, memory, latent_gain=model.latent_gain)
+    return ClaraModel(roles, memory, latent_gain=model.latent_gain, score=model.score)
 
 
 def save(folder: Path, trainer: Trainer) -> None:
@@ -305,6 +318,8 @@ def _finish(
         rank=recipe.model.rank,
         alpha=recipe.model.alpha,
         memory=recipe.model.memory,
+        score=recipe.model.score,
+        query_n_memory=recipe.model.query_n_memory,
         latent_gain=recipe.model.latent_gain,
         stage=recipe.stage.kind,
         training=[*(parent.card.training if parent else []), made],

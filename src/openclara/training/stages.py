@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from openclara.data.batches import PromptBatch, TextBatch, prompt_batch, text_batch
-from openclara.model.topk import cosine_scores, select, straight_through_topk
+from openclara.model.topk import select, straight_through_topk
 from openclara.training.losses import alignment_loss, answer_loss, ranking_loss
 
 if TYPE_CHECKING:
@@ -39,8 +39,9 @@ class StageBatch:
         documents: All documents of all examples, in order, for the compressor.
         prompts: What the generator reads and must write.
         n_documents: Documents of each example (all equal where they are chosen from).
-        questions: The questions as texts for the reasoner.
-        relevant_BN: (B, N) which documents are gold.
+        questions: Questions as texts for the reasoner.
+        relevant_BN: (B, N) which documents are gold: of a question's own candidates, or, in the
+            compress stage, of all documents of the batch.
     """
 
     documents: TextBatch | None
@@ -87,11 +88,15 @@ class Collator:
     Args:
         stage: The stage's part of the recipe.
         tokenizer: Tokenizer of the base.
+        query_n_memory: Memory tokens of a question; None for as many as a document has.
     """
 
-    def __init__(self, stage: Stage, tokenizer: TextTokenizer) -> None:
+    def __init__(
+        self, stage: Stage, tokenizer: TextTokenizer, *, query_n_memory: int | None = None
+    ) -> None:
         self.stage = stage
         self.tokenizer = tokenizer
+        self.query_n_memory = query_n_memory
 
     def cost(self, example: Example, n_memory: int) -> int:
         """Estimated positions of an example over all forward passes."""
@@ -126,8 +131,16 @@ class Collator:
         if kind != "text":
             texts = [example.texts[i] for example, ids in pairs for i in ids]
             documents = self._text_batch(texts, n_memory)
+        query_n_memory = self.query_n_memory or n_memory
         if ranks:
-            questions = self._text_batch([example.turns[0][0] for example in examples], n_memory)
+            asked = [example.turns[0][0] for example in examples]
+            questions = self._text_batch(asked, query_n_memory)
+        if self.stage.kind == "compress" and self.stage.contrast > 0.0:
+            own = [at for at, example in enumerate(examples) if example.is_question]
+            if own and len(examples) > 1:
+                asked = [rng.choice(self._turns(examples[at]))[0] for at in own]
+                questions = self._text_batch(asked, query_n_memory)
+                relevant_BN = torch.tensor(own).unsqueeze(1) == torch.arange(len(examples))
         if kind == "supervised":
             relevant_BN = torch.tensor([[i in example.gold for i in ids] for example, ids in pairs])
         else:
@@ -218,6 +231,8 @@ class StageModule(nn.Module):
                 return ("generator",)
             case "supervised":
                 return ("reasoner",)
+            case "compress" if self.stage.contrast > 0.0:
+                return ("compressor", "reasoner", "generator")
         return ("compressor", "generator")
 
     @property
@@ -244,7 +259,21 @@ class StageModule(nn.Module):
         answer = self._answer(batch, encoded.latents_RMD)
         alignment = alignment_loss(encoded.text_mean_RD, encoded.memory_mean_RD)
         total = answer.total + self.stage.alignment * alignment
-        return StageLoss(total, {**answer.parts, "alignment": alignment.item()})
+        parts = {**answer.parts, "alignment": alignment.item()}
+        if self.stage.kind == "compress" and self.stage.contrast > 0.0:
+            contrast = self._contrast(batch, encoded.latents_RMD, self.stage.temperature)
+            total = total + self.stage.contrast * contrast
+            parts["contrast"] = contrast.item()
+        return StageLoss(total, parts)
+
+    def _contrast(self, batch: StageBatch, latents_NMD: Tensor, temperature: float) -> Tensor:
+        """Loss of finding each question's passage among all passages of the batch."""
+        if batch.questions is None or batch.relevant_BN is None:
+            return torch.zeros((), device=latents_NMD.device)
+        questions = self.model.encode(batch.questions, "reasoner")
+        n_questions = questions.latents_RMD.shape[0]
+        scores_BN = self.model.scores(questions, latents_NMD.expand(n_questions, -1, -1, -1))
+        return ranking_loss(scores_BN, batch.relevant_BN, temperature=temperature)
 
     def _answer(self, batch: StageBatch, latents_NMD: Tensor | None) -> StageLoss:
         """Loss of the answers, from the latents in the slots or from what the prompts hold."""
@@ -268,7 +297,7 @@ class StageModule(nn.Module):
         return StageLoss(ranking, {"ranking": ranking.item()})
 
     def _scored(self, batch: StageBatch) -> tuple[Tensor, Tensor]:
-        """(B, N) cosines of questions with their candidates, and the (B, N, M, D) latents."""
+        """(B, N) scores of questions with their candidates, and the (B, N, M, D) latents."""
         assert batch.documents is not None
         assert batch.questions is not None
         training = self.training
@@ -278,5 +307,5 @@ class StageModule(nn.Module):
             latents_RMD = self.model.encode(batch.documents, "compressor").latents_RMD
             self.model.train(training)
         latents_BNMD = latents_RMD.view(-1, batch.n_documents[0], *latents_RMD.shape[1:])
-        query_BMD = self.model.encode(batch.questions, "reasoner").latents_RMD
-        return cosine_scores(query_BMD, latents_BNMD), latents_BNMD
+        questions = self.model.encode(batch.questions, "reasoner")
+        return self.model.scores(questions, latents_BNMD), latents_BNMD
