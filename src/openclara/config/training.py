@@ -76,8 +76,14 @@ class InstructStage(Strict):
     kind: Literal["instruct"]
     alignment: float = Field(0.1, ge=0)
     """As in the compress stage."""
+    max_pairs: int = Field(1, ge=1)
+    """As in the compress stage; the published code asks one question of each record."""
     k: int = Field(5, ge=1)
     """Documents in the prompt: the gold ones and distractors, in random order."""
+    contrast: float = Field(0.0, ge=0)
+    """As in the compress stage, against all documents of the batch, the own distractors included."""
+    temperature: float = Field(0.05, gt=0)
+    """As in the compress stage."""
 
 
 class JointStage(Strict):

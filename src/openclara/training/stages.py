@@ -40,8 +40,8 @@ class StageBatch:
         prompts: What the generator reads and must write.
         n_documents: Documents of each example (all equal where they are chosen from).
         questions: Questions as texts for the reasoner.
-        relevant_BN: (B, N) which documents are gold: of a question's own candidates, or, in the
-            compress stage, of all documents of the batch.
+        relevant_BN: (B, N) which documents are gold: of a question's own candidates where they
+            are chosen from, of all documents of the batch for the contrastive loss.
     """
 
     documents: TextBatch | None
@@ -80,6 +80,11 @@ class StageLoss:
 
     total: Tensor
     parts: dict[str, float]
+
+
+def _contrast(stage: Stage) -> float:
+    """Weight of the contrastive loss, 0 where a stage has none."""
+    return stage.contrast if stage.kind == "compress" or stage.kind == "instruct" else 0.0
 
 
 class Collator:
@@ -135,18 +140,30 @@ class Collator:
         if ranks:
             asked = [example.turns[0][0] for example in examples]
             questions = self._text_batch(asked, query_n_memory)
-        if self.stage.kind == "compress" and self.stage.contrast > 0.0:
-            own = [at for at, example in enumerate(examples) if example.is_question]
-            if own and len(examples) > 1:
-                asked = [rng.choice(self._turns(examples[at]))[0] for at in own]
+        if _contrast(self.stage) > 0.0:
+            relevant, asked = self._contrasted(pairs, rng)
+            if asked:
                 questions = self._text_batch(asked, query_n_memory)
-                relevant_BN = torch.tensor(own).unsqueeze(1) == torch.arange(len(examples))
+                relevant_BN = torch.tensor(relevant)
         if kind == "supervised":
             relevant_BN = torch.tensor([[i in example.gold for i in ids] for example, ids in pairs])
         else:
             prompts = prompt_batch([self._prompt(*pair, n_memory) for pair in pairs])
         n_documents = tuple(len(ids) for ids in chosen)
         return StageBatch(documents, prompts, n_documents, questions, relevant_BN)
+
+    def _contrasted(
+        self, pairs: Sequence[tuple[Example, list[int]]], rng: random.Random
+    ) -> tuple[list[list[bool]], list[list[int]]]:
+        """A question of each example that has one, and which documents of the batch answer it."""
+        columns = [(at, i) for at, (_, ids) in enumerate(pairs) for i in ids]
+        rows, asked = [], []
+        for at, (example, _) in enumerate(pairs):
+            row = [owner == at and i in example.gold for owner, i in columns]
+            if example.is_question and any(row) and not all(row):
+                rows.append(row)
+                asked.append(rng.choice(self._turns(example))[0])
+        return rows, asked
 
     def usable(self, example: Example) -> bool:
         """Whether a stage can learn from an example: labels need right and wrong candidates."""
@@ -162,9 +179,9 @@ class Collator:
         return min(self.stage.k, n_documents) if self.stage.kind == "joint" else n_documents
 
     def _turns(self, example: Example) -> tuple[tuple[list[int], list[int]], ...]:
-        if self.stage.kind == "compress" or self.stage.kind == "text":
-            return example.turns[: self.stage.max_pairs]
-        return example.turns[:1]
+        if self.stage.kind == "joint" or self.stage.kind == "supervised":
+            return example.turns[:1]
+        return example.turns[: self.stage.max_pairs]
 
     def _n_read(self) -> int:
         """Documents that are read for each example, where it has so many."""
@@ -231,8 +248,8 @@ class StageModule(nn.Module):
                 return ("generator",)
             case "supervised":
                 return ("reasoner",)
-            case "compress" if self.stage.contrast > 0.0:
-                return ("compressor", "reasoner", "generator")
+        if _contrast(self.stage) > 0.0:
+            return ("compressor", "reasoner", "generator")
         return ("compressor", "generator")
 
     @property
@@ -260,14 +277,14 @@ class StageModule(nn.Module):
         alignment = alignment_loss(encoded.text_mean_RD, encoded.memory_mean_RD)
         total = answer.total + self.stage.alignment * alignment
         parts = {**answer.parts, "alignment": alignment.item()}
-        if self.stage.kind == "compress" and self.stage.contrast > 0.0:
+        if self.stage.contrast > 0.0:
             contrast = self._contrast(batch, encoded.latents_RMD, self.stage.temperature)
             total = total + self.stage.contrast * contrast
             parts["contrast"] = contrast.item()
         return StageLoss(total, parts)
 
     def _contrast(self, batch: StageBatch, latents_NMD: Tensor, temperature: float) -> Tensor:
-        """Loss of finding each question's passage among all passages of the batch."""
+        """Loss of finding each question's passages among all of the batch."""
         if batch.questions is None or batch.relevant_BN is None:
             return torch.zeros((), device=latents_NMD.device)
         questions = self.model.encode(batch.questions, "reasoner")

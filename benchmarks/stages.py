@@ -1,0 +1,201 @@
+"""One training step of each stage, against a plain loop: tokens per second and peak memory.
+
+    python benchmarks/stages.py
+
+Both take the same batch, forward and backward, on the same base with the same adapters. The plain
+loop composes base and adapter as peft does, keeps all hidden states and computes the logits of the
+whole vocabulary at every position, of documents as of prompts; `padded` besides pads documents and
+questions to the model's document length, as the published code does (a question there to 1,024 and
+more; not here). Tokens are those of the batch without padding. Times are taken in turn in one
+process, memory in a process of its own for each; prints JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from machine import machine, spread
+from texts import passages_of
+
+from openclara.config import CompressStage, InstructStage, JointStage
+from openclara.data.tokenizer import TextTokenizer
+from openclara.model.adapters import AdapterRoles
+from openclara.model.base import choose_device, choose_dtype, find_base, load_lm, load_tokenizer
+from openclara.model.clara import ClaraModel, Encoded
+from openclara.model.memory import MemoryTable
+from openclara.training.examples import Example
+from openclara.training.loop import trained_parameters
+from openclara.training.stages import Collator, StageModule
+
+if TYPE_CHECKING:
+    from openclara.data.batches import PromptBatch, TextBatch
+    from openclara.training.stages import StageBatch
+
+STAGES: dict[str, CompressStage | InstructStage | JointStage] = {
+    "compress": CompressStage(kind="compress"),
+    "instruct": InstructStage(kind="instruct", k=5),
+    "joint": JointStage(kind="joint", k=5, n_candidates=10),
+}
+SIDES = ("openclara", "plain", "padded")
+DOC_MAX_LENGTH = 256
+N_MEMORY = 16
+
+
+class PlainModel(ClaraModel):
+    """The same sums, with everything computed and kept."""
+
+    def encode(self, batch: TextBatch, role: Any) -> Encoded:
+        """Latents from the last of all hidden states; logits are computed and dropped."""
+        embedded_RTD = self.memory.embed(batch.ids_RT, self.vocabulary)
+        with self.roles.use(role) as lm:
+            out = lm(inputs_embeds=embedded_RTD, use_cache=False, output_hidden_states=True)
+        states_RTD = out.hidden_states[-1]
+        positions_RM = batch.memory_positions_RM
+        index_RMD = positions_RM.unsqueeze(-1).expand(-1, -1, states_RTD.shape[2])
+        latents_RMD = states_RTD.gather(1, index_RMD)
+        mask_RT = torch.arange(states_RTD.shape[1]) < batch.text_lengths_R.unsqueeze(1)
+        summed_RD = (states_RTD.float() * mask_RT.unsqueeze(-1)).sum(1)
+        return Encoded(
+            latents_RMD,
+            summed_RD / batch.text_lengths_R.unsqueeze(1),
+            latents_RMD.float().mean(1),
+            torch.ones(positions_RM.shape),
+        )
+
+    def answer_logits(
+        self, batch: PromptBatch, latents_SD: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits of every position in float32; those without a target are left to the loss."""
+        embedded_BTD = self.memory.embed(batch.ids_BT, self.vocabulary, latents_SD)
+        with self.roles.use("generator") as lm:
+            out = lm(inputs_embeds=embedded_BTD, use_cache=False, output_hidden_states=True)
+        labels_BT = batch.ids_BT.masked_fill(~batch.target_mask_BT, -100)
+        return out.logits[:, :-1].float().flatten(0, 1), labels_BT[:, 1:].flatten()
+
+
+def built(stage: str, side: str) -> StageModule:
+    """A stage, ready to train, on the default base."""
+    device = choose_device("auto")
+    source = find_base("smollm2-135m")
+    lm = load_lm(source, device=device, dtype=choose_dtype(device))
+    roles = AdapterRoles(lm, rank=16, alpha=32)
+    memory = MemoryTable(64, lm.config.hidden_size)
+    memory.initialise(lm.get_input_embeddings().weight, seed=0)
+    if side == "openclara":
+        model = ClaraModel(roles, memory)
+    else:
+        lm.set_attn_implementation("sdpa")
+        for layer in roles._layers.values():
+            layer.__dict__.pop("forward", None)  # peft's own again
+        model = PlainModel(roles, memory)
+    module = StageModule(model, STAGES[stage])
+    trained_parameters(module)
+    return module.train()
+
+
+def batch_of(stage: str, tokenizer: TextTokenizer) -> StageBatch:
+    """Passages of 60 to 180 words and invented questions on them."""
+    n_documents = {"compress": 1, "instruct": 5, "joint": 10}[stage]
+    n_examples = {"compress": 8, "instruct": 3, "joint": 2}[stage]
+    lengths = [60, 90, 120, 150, 180]
+    examples = []
+    for at in range(n_examples):
+        texts = [
+            passages_of(lengths[(at + i) % 5], at * 10 + i + 1)[-1].text for i in range(n_documents)
+        ]
+        turns = [(f"Which of the names of part {t} was the first?", "Utzon") for t in range(8)]
+        ids = tokenizer.encode(texts + [text for turn in turns for text in turn])
+        pairs = zip(ids[n_documents::2], ids[n_documents + 1 :: 2], strict=True)
+        documents = tuple(text[:DOC_MAX_LENGTH] for text in ids[:n_documents])
+        examples.append(Example(documents, (0,), tuple(pairs), True, held_out=False))
+    collator = Collator(STAGES[stage], tokenizer)
+    return collator.batch(examples, n_memory=N_MEMORY, rng=random.Random(0))
+
+
+def padded(batch: StageBatch) -> StageBatch:
+    """The same with documents and questions as long as the longest document may be."""
+
+    def longer(texts: TextBatch | None) -> TextBatch | None:
+        if texts is None:
+            return None
+        short = DOC_MAX_LENGTH + 3 + N_MEMORY - texts.ids_RT.shape[1]
+        return replace(texts, ids_RT=torch.nn.functional.pad(texts.ids_RT, (0, max(0, short))))
+
+    return replace(batch, documents=longer(batch.documents), questions=longer(batch.questions))
+
+
+def step(module: StageModule, batch: StageBatch) -> float:
+    """Seconds of one forward and backward pass."""
+    started = time.perf_counter()
+    device = module.model.memory.weight.device
+    with torch.autocast(
+        device.type, torch.bfloat16, enabled=module.model.lm.dtype != torch.float32
+    ):
+        loss = module(batch.to(device)).total
+    loss.backward()
+    module.zero_grad(set_to_none=True)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def one_side(stage: str, side: str, tokenizer: TextTokenizer) -> tuple[StageModule, StageBatch]:
+    """What is timed."""
+    batch = batch_of(stage, tokenizer)
+    return built(stage, side), padded(batch) if side == "padded" else batch
+
+
+def megabytes(stage: str, side: str) -> float:
+    """Peak memory of a process that takes two steps, less what it had before them."""
+    command = [sys.executable, __file__, "--memory-of", stage, side]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def main() -> None:
+    """Time the sides in turn, then measure the memory of each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--memory-of", nargs=2, metavar=("STAGE", "SIDE"))
+    options = parser.parse_args()
+    tokenizer = TextTokenizer(load_tokenizer(find_base("smollm2-135m")))
+    if options.memory_of:
+        stage, side = options.memory_of
+        module, batch = one_side(stage, side, tokenizer)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        for _ in range(2):
+            step(module, batch)
+        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+        return
+    result: dict[str, Any] = {"machine": machine(), "n_memory": N_MEMORY, "stages": {}}
+    for stage in STAGES:
+        sides = {side: one_side(stage, side, tokenizer) for side in SIDES}
+        n_tokens = batch_of(stage, tokenizer).n_tokens
+        seconds: dict[str, list[float]] = {side: [] for side in SIDES}
+        for number in range(options.rounds + 1):
+            for side, (module, batch) in sides.items():
+                took = step(module, batch)
+                if number:
+                    seconds[side].append(took)
+        ours = seconds["openclara"]
+        result["stages"][stage] = {
+            "tokens": n_tokens,
+            "tokens_per_s": {s: spread([n_tokens / one for one in seconds[s]]) for s in SIDES},
+            "ratio": {
+                s: spread([b / a for a, b in zip(ours, seconds[s], strict=True)]) for s in SIDES[1:]
+            },
+            "peak_mb": {side: round(megabytes(stage, side)) for side in SIDES},
+        }
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
