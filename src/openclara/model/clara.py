@@ -76,14 +76,7 @@ class ClaraModel(nn.Module):
         but the last states at the memory positions is needed. Texts are padded on the right, and
         under causal attention padding there changes nothing, so no mask is passed.
         """
-        embedded_RTD = self.memory.embed(batch.ids_RT, self.vocabulary)
-        anchors_RMD = None
-        if self.memory.anchored:
-            anchors_RMD = self._anchors(batch, embedded_RTD)
-            index_RMD = batch.memory_positions_RM.unsqueeze(-1).expand_as(anchors_RMD)
-            embedded_RTD = embedded_RTD.scatter_add(1, index_RMD, anchors_RMD)
-        with self.roles.use(role) as lm:
-            states_RTD = lm.model(inputs_embeds=embedded_RTD, use_cache=False).last_hidden_state
+        states_RTD, anchors_RMD = self.states(batch, role)
         n_rows, _, width = states_RTD.shape
         positions_RM = batch.memory_positions_RM
         index_RMD = positions_RM.unsqueeze(-1).expand(n_rows, positions_RM.shape[1], width)
@@ -98,6 +91,23 @@ class ClaraModel(nn.Module):
             text_mean_RD=summed_RD / batch.text_lengths_R.unsqueeze(1),
             memory_mean_RD=memory_RMD.float().mean(1),
         )
+
+    def states(self, batch: TextBatch, role: Role) -> tuple[Tensor, Tensor | None]:
+        """States after the final norm at every position, and what the memory tokens carry.
+
+        Returns:
+            (R, T, D) states, and the (R, M, D) embeddings of the anchors, zero where a memory token
+            carries none; None in their place where memory is learned rows alone.
+        """
+        embedded_RTD = self.memory.embed(batch.ids_RT, self.vocabulary)
+        anchors_RMD = None
+        if self.memory.anchored:
+            anchors_RMD = self._anchors(batch, embedded_RTD)
+            index_RMD = batch.memory_positions_RM.unsqueeze(-1).expand_as(anchors_RMD)
+            embedded_RTD = embedded_RTD.scatter_add(1, index_RMD, anchors_RMD)
+        with self.roles.use(role) as lm:
+            states_RTD = lm.model(inputs_embeds=embedded_RTD, use_cache=False).last_hidden_state
+        return states_RTD, anchors_RMD
 
     def _anchors(self, batch: TextBatch, embedded_RTD: Tensor) -> Tensor:
         """(R, M, D) embeddings that the memory tokens carry; zero where one carries none."""
