@@ -62,6 +62,11 @@ def test_documents_of_an_index(cli, index):
         "--n-memory", 2, "--json",
     )  # fmt: skip
     assert {len(one["latents"]) for one in json.loads(fewer.out)["inspected"]} == {2}
+    # Without a document the index tells which model, and how many latents.
+    (asked,) = json.loads(cli("inspect", "--index", index, "--question", "Who?", "--json").out)[
+        "inspected"
+    ]
+    assert len(asked["latents"]) == 4
 
 
 def test_a_text_from_standard_input(cli, tiny_model):

@@ -37,16 +37,16 @@ def inspect(
     Args:
         texts: Files, folders, patterns, - for standard input, or a text itself.
         question: A question to look into as well, as the reasoner reads it.
-        index: Folder of an index to take documents and their stored latents from.
+        index: Folder of an index: its model is used, and stored documents can be named.
         id: Document of that index; give it several times for several.
         model: Which model.
         n_memory: Latents for each passage; the index's or the model's own number if left out.
         top: Words shown for each latent.
         as_json: Print JSON instead.
     """
-    if (index is None) != (not id):
-        raise CycloptsError(msg="inspect needs --index and --id together")
-    if not texts and question is None and index is None:
+    if id and index is None:
+        raise CycloptsError(msg="inspect needs --index with --id")
+    if not texts and question is None and not id:
         raise CycloptsError(msg="inspect needs a text, a file, --question, or --index with --id")
     if question is not None and not question.strip():
         raise DataError("the question is empty; ask something")
