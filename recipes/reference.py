@@ -23,7 +23,7 @@ ON_A_GPU = {
     "instruct": {"steps": 2000, "batch_tokens": 32768},
     "joint": {"steps": 1000, "batch_tokens": 32768},
 }
-"""Budgets for one GPU of 80 GB. None was at hand: estimated from the memory of a step, never run."""
+"""Budgets for one GPU of 80 GB: estimated from the memory of a step. None was at hand to run them."""
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
     options = parser.parse_args()
     gpu = torch.cuda.is_available()
     if not gpu:
-        print("no GPU here: the budget of the recipes, about two hours on two cores", flush=True)
+        sys.stderr.write("no GPU here: the budget of the recipes, about an hour on two cores\n")
     for stage in STAGES:
         changes = ON_A_GPU[stage] if gpu else {}
         more = [part for name, value in changes.items() for part in (f"--optim.{name}", str(value))]

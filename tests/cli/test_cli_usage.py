@@ -19,6 +19,7 @@ VERBS = [
     ["index", "verify"],
     ["search"],
     ["ask"],
+    ["inspect"],
     ["train"],
     ["eval"],
     ["info"],

@@ -28,6 +28,11 @@ BASELINES = {
     "text": {"kind": "text", "k": 2},
     "supervised": {"kind": "supervised", "n_candidates": 3, "temperature": 0.5},
 }
+COUPLING = {
+    f"gradient_{of}_{part}"
+    for of in ("scores", "query")
+    for part in ("representation", "probability", "coupled", "agreement")
+} | {"choice_entropy", "gradient_norm_reasoner", "gradient_norm_generator"}
 
 
 @pytest.fixture(scope="module")
@@ -216,13 +221,38 @@ def test_metrics_have_their_fields(chain):
         assert [line["step"] for line in steps] == list(range(1, STEPS + 1))
         expected = {"step", "tokens", "answer", "n_memory", "lr", "gradient_norm"}
         expected |= {"tokens_per_s", "seconds"}
-        expected |= set() if kind == "joint" else {"alignment"}
+        expected |= COUPLING if kind == "joint" else {"alignment"}
         assert all(line.keys() == expected for line in steps)
         assert steps[0]["tokens"] < steps[-1]["tokens"]
         validated = [line for line in lines(folder) if "held_out_answer" in line]
         assert {(line["step"], line["n_memory"]) for line in validated} == {
             (step, n) for step in (3, 6) for n in (4, 5)
         }
+
+
+def test_the_roles_share_the_norm_of_the_gradient(chain):
+    for line in lines(chain["joint"]):
+        if "lr" in line:
+            parts = (line["gradient_norm_reasoner"], line["gradient_norm_generator"])
+            assert sum(part**2 for part in parts) == pytest.approx(
+                line["gradient_norm"] ** 2, rel=1e-4
+            )
+            assert line["gradient_query_representation"] > 0
+
+
+def test_how_often_is_logged_changes_no_bit_of_a_run(chain, tiny_base, data, tmp_path):
+    """The diagnostics of the joint stage are made on logged steps alone, and touch nothing."""
+    recipe = made(tmp_path / "run", tiny_base, data, "joint", chain["instruct"])
+    recipe = recipe.model_copy(
+        update={"runtime": recipe.runtime.model_copy(update={"log_every": 4})}
+    )
+    train(recipe)
+    logged = [line for line in timeless(chain["joint"]) if line["step"] in (4, STEPS)]
+    assert [line for line in timeless(tmp_path / "run") if "lr" in line] == [
+        line for line in logged if "lr" in line
+    ]
+    whole, other = state_of(chain["joint"]), state_of(tmp_path / "run")
+    assert all(torch.equal(tensor, other[name]) for name, tensor in whole.items())
 
 
 def test_only_the_listed_rates_are_drawn(chain):

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 
-from openclara.cli import about, asking, demo, evaluating, indexing, render, training
+from openclara.cli import about, asking, demo, evaluating, indexing, inspecting, render, training
 from openclara.cli.options import Flag
 from openclara.errors import OpenClaraError
 
@@ -42,9 +42,10 @@ index.command(indexing.compact, sort_key=3)
 index.command(indexing.verify, sort_key=4)
 app.command(asking.search, sort_key=2)
 app.command(asking.ask, sort_key=3)
-app.command(training.train, sort_key=4)
-app.command(evaluating.evaluate, name="eval", sort_key=4)
-app.command(about.info, sort_key=5)
+app.command(inspecting.inspect, sort_key=4)
+app.command(training.train, sort_key=5)
+app.command(evaluating.evaluate, name="eval", sort_key=5)
+app.command(about.info, sort_key=6)
 
 
 @app.meta.default

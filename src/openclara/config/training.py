@@ -81,7 +81,7 @@ class InstructStage(Strict):
     k: int = Field(5, ge=1)
     """Documents in the prompt: the gold ones and distractors, in random order."""
     contrast: float = Field(0.0, ge=0)
-    """As in the compress stage, against all documents of the batch, the own distractors included."""
+    """As in the compress stage; the own distractors are among the batch's passages."""
     temperature: float = Field(0.05, gt=0)
     """As in the compress stage."""
 

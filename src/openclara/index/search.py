@@ -255,7 +255,7 @@ def _check_latents(
             f"the latents of {n_questions} questions have shape {shape} where this index needs "
             f"({n_questions}, 1 to {spec.n_memory}, {spec.width}): make them with its model"
         )
-    if not 1 <= shape[1] <= spec.n_memory:
+    if spec.score == "flat" and not 1 <= shape[1] <= spec.n_memory:
         raise ConfigError(
             f"the questions have {shape[1]} memory tokens and the index {spec.n_memory}: "
             f"ask with 1 to {spec.n_memory}"

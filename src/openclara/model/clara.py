@@ -88,15 +88,7 @@ class ClaraModel(nn.Module):
         but the last states at the memory positions is needed. Texts are padded on the right, and
         under causal attention padding there changes nothing, so no mask is passed.
         """
-        embedded_RTD = self.memory.embed(batch.ids_RT, self.vocabulary)
-        anchors_RMD = None
-        weights_RM = torch.ones_like(batch.memory_positions_RM, dtype=torch.float32)
-        if self.memory.anchored:
-            anchors_RMD, weights_RM = self._anchors(batch, embedded_RTD)
-            index_RMD = batch.memory_positions_RM.unsqueeze(-1).expand_as(anchors_RMD)
-            embedded_RTD = embedded_RTD.scatter_add(1, index_RMD, anchors_RMD)
-        with self.roles.use(role) as lm:
-            states_RTD = lm.model(inputs_embeds=embedded_RTD, use_cache=False).last_hidden_state
+        states_RTD, anchors_RMD, weights_RM = self.states(batch, role)
         n_rows, _, width = states_RTD.shape
         positions_RM = batch.memory_positions_RM
         index_RMD = positions_RM.unsqueeze(-1).expand(n_rows, positions_RM.shape[1], width)
@@ -112,6 +104,25 @@ class ClaraModel(nn.Module):
             memory_mean_RD=memory_RMD.float().mean(1),
             weights_RM=weights_RM / weights_RM.sum(1, keepdim=True).clamp(min=1e-9),
         )
+
+    def states(self, batch: TextBatch, role: Role) -> tuple[Tensor, Tensor | None, Tensor]:
+        """States after the final norm at every position, and what the memory tokens carry.
+
+        Returns:
+            (R, T, D) states; the (R, M, D) embeddings of the anchors, zero where a memory token
+            carries none, or None where memory is learned rows alone; (R, M) weights of the tokens
+            they carry, 1 where they carry none by nature.
+        """
+        embedded_RTD = self.memory.embed(batch.ids_RT, self.vocabulary)
+        anchors_RMD = None
+        weights_RM = torch.ones_like(batch.memory_positions_RM, dtype=torch.float32)
+        if self.memory.anchored:
+            anchors_RMD, weights_RM = self._anchors(batch, embedded_RTD)
+            index_RMD = batch.memory_positions_RM.unsqueeze(-1).expand_as(anchors_RMD)
+            embedded_RTD = embedded_RTD.scatter_add(1, index_RMD, anchors_RMD)
+        with self.roles.use(role) as lm:
+            states_RTD = lm.model(inputs_embeds=embedded_RTD, use_cache=False).last_hidden_state
+        return states_RTD, anchors_RMD, weights_RM
 
     def _anchors(self, batch: TextBatch, embedded_RTD: Tensor) -> tuple[Tensor, Tensor]:
         """(R, M, D) embeddings that the memory tokens carry, and (R, M) weights of those tokens.

@@ -118,9 +118,8 @@ def _pick(weights: list[float], n_memory: int) -> list[int]:
     taken: set[int] = set()
     picked = []
     for number in range(n_memory):
-        start, end = stretch(number)
-        free = range(math.floor(start * len(weights)), math.ceil(end * len(weights)))
-        best = max((at for at in free if at not in taken), key=weights.__getitem__, default=None)
+        free = (at for at in stretch_tokens(number, len(weights)) if at not in taken)
+        best = max(free, key=weights.__getitem__, default=None)
         if best is not None:
             taken.add(best)
         picked.append(0 if best is None else best + 2)
@@ -141,6 +140,12 @@ def stretch(number: int) -> tuple[float, float]:
     n_stretches = 1 << level
     at = 2 * _reversed_bits(number - (n_stretches >> 1), level - 1) + 1
     return at / n_stretches, (at + 1) / n_stretches
+
+
+def stretch_tokens(number: int, n_tokens: int) -> range:
+    """Tokens of a text that the stretch touches; neighbours may share one."""
+    start, end = stretch(number)
+    return range(math.floor(start * n_tokens), math.ceil(end * n_tokens))
 
 
 def text_order(n_memory: int) -> list[int]:

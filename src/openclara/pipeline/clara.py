@@ -91,7 +91,7 @@ class Clara:
                 f"the base {source.name} is not the one {name!r} was trained on (its weights "
                 f"differ); pass base= with a folder or hub id of the right {card.base}"
             )
-        chosen = _checked_n_memory(n_memory, card)
+        chosen = checked_n_memory(n_memory, card)
         where = choose_device(device)
         lm = load_lm(source, device=where, dtype=choose_dtype(where, precision))
         memory = memory_table(checkpoint, lm.get_input_embeddings().weight)
@@ -176,9 +176,8 @@ class Clara:
         on_batch: Callable[[Sequence[int]], None] = lambda positions: None,
     ) -> tuple[Tensor, Tensor]:
         """(N, M, D) latents and (N, M) weights, in the order of the texts."""
-        if role == "reasoner" and "reasoner" not in self.roles:
-            role = "compressor"  # before the joint stage the reasoner is the compressor
-        n_memory = _checked_n_memory(n_memory or self.latent_spec.n_memory, self.card)
+        role = self.acting(role)
+        n_memory = checked_n_memory(n_memory or self.latent_spec.n_memory, self.card)
         ids = self.tokenizer.encode(texts)
         if not ids:
             return torch.empty(0, n_memory, self.latent_spec.width), torch.empty(0, n_memory)
@@ -203,6 +202,10 @@ class Clara:
         """Roles the model was trained in."""
         roles: Any = self.model.roles
         return frozenset(roles.trained)
+
+    def acting(self, role: Role) -> Role:
+        """The role that does the work: before the joint stage the compressor is the reasoner."""
+        return "compressor" if role == "reasoner" and role not in self.roles else role
 
     # -- searching ------------------------------------------------------------------------------
 
@@ -288,18 +291,26 @@ class Clara:
     def reason(self, questions: Sequence[str], *, n_memory: int | None = None) -> Tensor:
         """Latents of questions, (Q, P, D), in the space of the documents' latents.
 
-        A question longer than the model's document length keeps its end: what is asked usually
-        stands there. Under a late score a question has `card.query_n_memory` latents, each as
-        long as it weighs, and `n_memory` is not asked for.
+        Under a late score a question has `card.query_n_memory` latents, each as long as it weighs,
+        and `n_memory` is not asked for.
+        """
+        cut = self.cut(questions)
+        if self.card.score == "flat":
+            return self.latents(cut, role="reasoner", n_memory=n_memory)
+        latents_QPD, weights_QP = self._encoded(cut, "reasoner", self.card.query_n_memory)
+        return late_query(latents_QPD, weights_QP)
+
+    def cut(self, questions: Sequence[str]) -> list[str]:
+        """Questions as the reasoner reads them.
+
+        One longer than the model's document length keeps its end: what is asked usually stands
+        there.
         """
         cut = []
         for text, spans in zip(questions, self.tokenizer.offsets(questions), strict=True):
             beyond = len(spans) - self.card.doc_max_length
             cut.append(text[spans[beyond][0] :] if beyond > 0 else text)
-        if self.card.score == "flat":
-            return self.latents(cut, role="reasoner", n_memory=n_memory)
-        latents_QPD, weights_QP = self._encoded(cut, "reasoner", self.card.query_n_memory)
-        return late_query(latents_QPD, weights_QP)
+        return cut
 
     def _check(self, questions: Sequence[str], index: LatentIndex | None) -> None:
         for question in questions:
@@ -637,7 +648,12 @@ def _check_pairs(
             raise DataError(f"question {at} has no document with text; give at least one")
 
 
-def _checked_n_memory(asked: int | None, card: Card) -> int:
+def checked_n_memory(asked: int | None, card: Card) -> int:
+    """The number of latents asked for, the model's own if None.
+
+    Raises:
+        ConfigError: The model has not so many.
+    """
     chosen = card.default_n_memory if asked is None else asked
     if not 1 <= chosen <= card.n_memory:
         raise ConfigError(

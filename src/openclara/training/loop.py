@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from openclara.training.coupling import role_norms
 from openclara.training.examples import epoch_order
 from openclara.training.stages import Collator, StageModule
 
@@ -94,6 +95,8 @@ class Trainer:
             betas=(optim.beta1, optim.beta2),
             weight_decay=optim.weight_decay,
         )
+        # The stage itself: with several processes `self.stage` is a wrapper around it.
+        self._watched = stage
         self.stage, self.optimizer = accelerator.prepare(stage, optimizer)
         # Bases are loaded for inference; dropout and gradient checkpointing work in training only.
         self.stage.train()
@@ -118,6 +121,11 @@ class Trainer:
             on_step(self.progress)
             yield self.progress
 
+    def logs(self, step: int) -> bool:
+        """Whether the metrics of a step are written down."""
+        every = self.recipe.runtime.log_every
+        return step % every == 0 or step == self.recipe.optim.steps
+
     def _step(self, batches: Iterator[tuple[StageBatch, int]]) -> int:
         """One optimizer step; the loss is the mean over its micro-batches."""
         lr = learning_rate(self.recipe.optim, self.progress.step)
@@ -126,8 +134,10 @@ class Trainer:
         metrics: dict[str, float] = {}
         n_tokens = 0
         accumulate = self.recipe.optim.accumulate
-        for _ in range(accumulate):
+        logs = self.logs(self.progress.step + 1)
+        for number in range(1, accumulate + 1):
             batch, n_memory = next(batches)
+            self._watched.watching = logs and number == accumulate
             loss = self.stage(batch.to(self.accelerator.device))
             self.accelerator.backward(loss.total / accumulate)
             for name, value in loss.parts.items():
@@ -135,6 +145,7 @@ class Trainer:
             n_tokens += batch.n_tokens
             metrics["n_memory"] = n_memory
             self.progress.micro_step += 1
+        metrics |= self._coupling(accumulate)
         norm = self.accelerator.clip_grad_norm_(self.parameters.values(), self.recipe.optim.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -142,6 +153,14 @@ class Trainer:
         self.progress.tokens += n_tokens
         self.progress.metrics = {**metrics, "lr": lr, "gradient_norm": float(norm)}
         return n_tokens
+
+    def _coupling(self, accumulate: int) -> dict[str, float]:
+        """What taught the roles of the joint stage in the last micro-batch, if it was watched."""
+        coupling = self._watched.coupling
+        self._watched.watching, self._watched.coupling = False, None
+        if coupling is None:
+            return {}
+        return {**coupling.metrics(scale=accumulate), **role_norms(self.parameters)}
 
     def _batches(self, start: int) -> Iterator[tuple[StageBatch, int]]:
         """Micro-batches from number `start` on, without end."""

@@ -130,7 +130,7 @@ def train(
     started = time.time()
     for progress in trainer.run(on_step=on_step, stop=stop):
         last = progress.step == recipe.optim.steps
-        if progress.step % recipe.runtime.log_every == 0 or last:
+        if trainer.logs(progress.step):
             log.write(progress, seconds=time.time() - started)
         if progress.step % recipe.runtime.validate_every == 0 or last:
             for n_memory in {max(recipe.n_memory), recipe.model.default_n_memory}:
@@ -340,7 +340,8 @@ class _Log:
             path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
     def write(self, progress: Progress, *, seconds: float) -> None:
-        values = {name: round(value, 6) for name, value in progress.metrics.items()}
+        # Six digits of each: gradients and late learning rates are far below one.
+        values = {name: float(f"{value:.6g}") for name, value in progress.metrics.items()}
         self._append(
             {
                 "step": progress.step,

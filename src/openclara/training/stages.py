@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from openclara.data.batches import PromptBatch, TextBatch, prompt_batch, text_batch
 from openclara.model.topk import select, straight_through_topk
+from openclara.training.coupling import Coupling
 from openclara.training.losses import alignment_loss, answer_loss, ranking_loss
 
 if TYPE_CHECKING:
@@ -231,12 +232,18 @@ class StageModule(nn.Module):
     Args:
         model: Base, adapters and memory table.
         stage: The stage's part of the recipe.
+
+    Attributes:
+        watching: Whether the next forward passes of the joint stage are looked into.
+        coupling: What was seen in the last of them; None if there was none.
     """
 
     def __init__(self, model: ClaraModel, stage: Stage) -> None:
         super().__init__()
         self.model = model
         self.stage = stage
+        self.watching = False
+        self.coupling: Coupling | None = None
 
     @property
     def trained_roles(self) -> tuple[Role, ...]:
@@ -301,20 +308,32 @@ class StageModule(nn.Module):
         return StageLoss(answer, {"answer": answer.item()})
 
     def _joint(self, batch: StageBatch, stage: JointStage) -> StageLoss:
-        scores_BN, latents_BNMD = self._scored(batch)
+        scores_BN, query_BMD, latents_BNMD = self._scored(batch)
         weights_BKN = straight_through_topk(
             scores_BN, k=min(stage.k, scores_BN.shape[1]), temperature=stage.temperature
         )
-        return self._answer(batch, select(weights_BKN, latents_BNMD).flatten(0, 1))
+        loss = self._answer(batch, select(weights_BKN, latents_BNMD).flatten(0, 1))
+        if self.watching:
+            assert batch.prompts is not None
+            # After the answer: autocast would keep weights that were first cast without gradient.
+            self.coupling = Coupling(
+                self.model,
+                batch.prompts,
+                query_BMD=query_BMD,
+                scores_BN=scores_BN,
+                latents_BNMD=latents_BNMD,
+                temperature=stage.temperature,
+            )
+        return loss
 
     def _supervised(self, batch: StageBatch, stage: SupervisedStage) -> StageLoss:
         assert batch.relevant_BN is not None
-        scores_BN, _ = self._scored(batch)
+        scores_BN, _, _ = self._scored(batch)
         ranking = ranking_loss(scores_BN, batch.relevant_BN, temperature=stage.temperature)
         return StageLoss(ranking, {"ranking": ranking.item()})
 
-    def _scored(self, batch: StageBatch) -> tuple[Tensor, Tensor]:
-        """(B, N) scores of questions with their candidates, and the (B, N, M, D) latents."""
+    def _scored(self, batch: StageBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, N) scores of questions with their candidates, and the latents of both."""
         assert batch.documents is not None
         assert batch.questions is not None
         training = self.training
@@ -325,4 +344,5 @@ class StageModule(nn.Module):
             self.model.train(training)
         latents_BNMD = latents_RMD.view(-1, batch.n_documents[0], *latents_RMD.shape[1:])
         questions = self.model.encode(batch.questions, "reasoner")
-        return self.model.scores(questions, latents_BNMD), latents_BNMD
+        scores_BN = self.model.scores(questions, latents_BNMD)
+        return scores_BN, questions.latents_RMD, latents_BNMD

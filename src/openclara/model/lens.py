@@ -1,0 +1,131 @@
+"""What latents say in words: the logit lens, and the nearest positions of the text.
+
+Latents are states after the final norm, which is what the LM head reads, so the lens is the head
+itself (nostalgebraist 2020; paper, figure 1). An anchored latent is such a state plus the embedding
+of the token it carries: only the state goes through the head.
+
+Legend: T text tokens, M memory tokens, D width, V vocabulary, L words of a lens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from openclara.data.batches import text_batch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from openclara.model.adapters import Role
+    from openclara.model.clara import ClaraModel
+
+BEFORE_TEXT = 2
+"""ENC and BOS stand before the first token of a text."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Examined:
+    """One text, taken apart.
+
+    Attributes:
+        latents_MD: (M, D) float32 latents, as they are stored and compared.
+        states_MD: (M, D) float32 the same without what they carry.
+        text_states_TD: (T, D) float32 final states at the tokens of the text.
+        anchors: For each memory token the text token that it carries, None for none; empty where
+            memory is learned rows alone.
+    """
+
+    latents_MD: Tensor
+    states_MD: Tensor
+    text_states_TD: Tensor
+    anchors: tuple[int | None, ...] = ()
+
+
+@torch.inference_mode()
+def examine(
+    model: ClaraModel,
+    ids: Sequence[int],
+    role: Role,
+    *,
+    n_memory: int,
+    bos: int,
+    eos: int,
+    stored_MD: Tensor | None = None,
+) -> Examined:
+    """Read one text and keep what is usually thrown away.
+
+    Args:
+        model: Base, roles and memory table.
+        ids: Tokens of the text (T).
+        role: Who reads it.
+        n_memory: Memory tokens (M).
+        bos: Beginning of sequence of the base.
+        eos: End of sequence of the base.
+        stored_MD: (M, D) latents of this text from an index, to examine in place of fresh ones.
+    """
+    batch = text_batch([ids], n_memory=n_memory, bos=bos, eos=eos)
+    batch = batch.to(model.memory.weight.device)
+    states_RTD, anchors_RMD, _ = model.states(batch, role)
+    text_states_TD = states_RTD[0, BEFORE_TEXT : BEFORE_TEXT + len(ids)].float()
+    states_MD = states_RTD[0, batch.memory_positions_RM[0]]
+    carried_MD = torch.zeros_like(states_MD)
+    anchors: tuple[int | None, ...] = ()
+    if anchors_RMD is not None:
+        carried_MD = anchors_RMD[0] / model.latent_gain
+        at_M = model.memory.anchors(batch.ids_RT, batch.text_lengths_R, n_memory)[0].tolist()
+        anchors = tuple(None if at == 0 else at - BEFORE_TEXT for at in at_M)
+    if stored_MD is None:
+        # Summed in the model's own arithmetic, as the latents that are stored.
+        latents_MD = (states_MD + carried_MD).float()
+        return Examined(latents_MD, states_MD.float(), text_states_TD, anchors)
+    latents_MD = stored_MD.to(states_MD.device).float()
+    return Examined(latents_MD, latents_MD - carried_MD.float(), text_states_TD, anchors)
+
+
+@torch.inference_mode()
+def logit_lens(model: ClaraModel, states_MD: Tensor, n_tokens: int) -> tuple[Tensor, Tensor]:
+    """Tokens that the base's LM head would write from each state.
+
+    Args:
+        model: Base, roles and memory table.
+        states_MD: (M, D) states after the final norm.
+        n_tokens: Likeliest tokens to keep of each (L), at most V.
+
+    Returns:
+        (M, L) float32 probabilities and (M, L) ids, likeliest first.
+    """
+    head = model.lm.lm_head
+    logits_MV = head(states_MD.to(head.weight.dtype)).float()
+    best = torch.softmax(logits_MV, dim=-1).topk(n_tokens, dim=-1)
+    return best.values, best.indices
+
+
+def nearest(states_MD: Tensor, text_states_TD: Tensor) -> tuple[Tensor, Tensor]:
+    """Text token whose final state points most nearly the same way as each memory state.
+
+    Returns:
+        (M,) float32 cosines and (M,) positions in the text, the first of equal ones.
+
+    Raises:
+        ValueError: The text has no tokens.
+    """
+    if not len(text_states_TD):
+        raise ValueError("a text without tokens has no nearest one")
+    own_MD = torch.nn.functional.normalize(states_MD.float(), dim=-1)
+    text_TD = torch.nn.functional.normalize(text_states_TD.float(), dim=-1)
+    best = (own_MD @ text_TD.T).max(dim=-1)
+    return best.values, best.indices
+
+
+def mean_pairwise_cosine(latents_MD: Tensor) -> float | None:
+    """Mean cosine over all pairs of (M, D) latents; None for a single one, which has no pair."""
+    n_memory = latents_MD.shape[0]
+    if n_memory == 1:
+        return None
+    unit_MD = torch.nn.functional.normalize(latents_MD.double(), dim=-1)
+    # The squared length of their sum is the sum over all ordered pairs, each with itself included.
+    return float((unit_MD.sum(0).square().sum() - n_memory) / (n_memory * (n_memory - 1)))

@@ -1,0 +1,135 @@
+"""The logit lens and its neighbours against transformers alone."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from tiny import N_MEMORY, plain_lm, random_roles, tiny_clara_model
+
+from openclara.model.lens import examine, logit_lens, mean_pairwise_cosine, nearest
+from openclara.model.memory import MemoryTable, stretch
+
+BOS, EOS, GAIN = 1, 2, 0.5
+TEXT = [20, 30, 40, 50, 60, 20, 70, 80, 90]
+FRAME = {"bos": BOS, "eos": EOS}
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+
+
+@pytest.fixture(scope="module")
+def learned(tiny_base):
+    return tiny_clara_model(tiny_base)
+
+
+@pytest.fixture(scope="module")
+def anchored(tiny_base):
+    built = tiny_clara_model(tiny_base)
+    vocabulary_VD = built.vocabulary.weight
+    table = MemoryTable(N_MEMORY, vocabulary_VD.shape[1], n_vocabulary=vocabulary_VD.shape[0])
+    table.initialise(vocabulary_VD, seed=2)
+    table.count(torch.arange(vocabulary_VD.shape[0]))
+    built.memory, built.latent_gain = table, GAIN
+    return built.eval()
+
+
+def states_by_hand(model, base, role, carried_MD):
+    """Final states of ENC, BOS, text, EOS, memory as transformers computes them."""
+    lm = plain_lm(base, random_roles(plain_lm(base))[role])
+    words, own = lm.get_input_embeddings().weight, model.memory.weight.detach()
+    framed = torch.cat([own[3:4], words[[BOS, *TEXT, EOS]], own[4:] + carried_MD])
+    with torch.inference_mode():
+        return lm(inputs_embeds=framed[None], output_hidden_states=True).hidden_states[-1][0]
+
+
+@pytest.mark.parametrize("role", ["compressor", "reasoner"])
+def test_a_learned_latent_is_its_state(learned, tiny_base, role):
+    found = examine(learned, TEXT, role, n_memory=N_MEMORY, **FRAME)
+    states = states_by_hand(learned, tiny_base, role, 0.0)
+    torch.testing.assert_close(found.text_states_TD, states[2 : 2 + len(TEXT)], **CLOSE)
+    torch.testing.assert_close(found.states_MD, states[-N_MEMORY:], **CLOSE)
+    assert torch.equal(found.latents_MD, found.states_MD)
+    assert found.anchors == ()
+
+
+def test_an_anchored_latent_is_its_state_and_what_it_carries(anchored, tiny_base):
+    found = examine(anchored, TEXT, "compressor", n_memory=N_MEMORY, **FRAME)
+    # Tokens are as frequent as their number, and frequent ones weigh less: of each eighth of the
+    # text the smallest id that is left.
+    expected: list[int | None] = []
+    for start, end in map(stretch, range(N_MEMORY)):
+        touched = range(math.floor(start * len(TEXT)), math.ceil(end * len(TEXT)))
+        left = [at for at in touched if at not in expected]
+        expected.append(min(left, key=TEXT.__getitem__, default=None))
+    assert list(found.anchors) == expected
+    words = plain_lm(tiny_base).get_input_embeddings().weight
+    nothing = torch.zeros(words.shape[1])
+    carried_MD = torch.stack([nothing if at is None else words[TEXT[at]] for at in expected])
+    states = states_by_hand(anchored, tiny_base, "compressor", carried_MD)
+    torch.testing.assert_close(found.states_MD, states[-N_MEMORY:], **CLOSE)
+    torch.testing.assert_close(found.latents_MD - found.states_MD, carried_MD / GAIN, **CLOSE)
+
+
+def test_a_token_that_finds_nothing_to_carry(anchored):
+    found = examine(anchored, [20], "compressor", n_memory=3, **FRAME)
+    assert found.anchors == (0, None, None)
+    assert torch.equal(found.latents_MD[1:], found.states_MD[1:])
+
+
+def test_stored_latents_are_examined_as_they_are_stored(anchored):
+    fresh = examine(anchored, TEXT, "compressor", n_memory=4, **FRAME)
+    rounded_MD = fresh.latents_MD.bfloat16()
+    stored = examine(anchored, TEXT, "compressor", n_memory=4, stored_MD=rounded_MD, **FRAME)
+    assert torch.equal(stored.latents_MD, rounded_MD.float())
+    carried_MD = fresh.latents_MD - fresh.states_MD
+    torch.testing.assert_close(stored.states_MD, rounded_MD.float() - carried_MD, **CLOSE)
+    assert stored.anchors == fresh.anchors
+
+
+def test_the_lens_is_the_head_of_the_base(learned, tiny_base):
+    states_MD = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
+    probabilities_ML, ids_ML = logit_lens(learned, states_MD, 7)
+    # The tiny base ties its head to its input embedding.
+    words = plain_lm(tiny_base).get_input_embeddings().weight.double()
+    for state, probabilities, ids in zip(states_MD, probabilities_ML, ids_ML, strict=True):
+        logits = words @ state.double()
+        expected = (logits - logits.logsumexp(0)).exp()
+        assert ids.tolist() == expected.argsort(descending=True)[:7].tolist()
+        torch.testing.assert_close(probabilities.double(), expected[ids], rtol=1e-4, atol=1e-6)
+
+
+def test_what_is_written_next_is_what_the_lens_reads(tiny_base, learned):
+    """A text state under the bare base decodes to what the base itself would write after it."""
+    lm = plain_lm(tiny_base)
+    with torch.inference_mode():
+        out = lm(input_ids=torch.tensor([TEXT]), output_hidden_states=True)
+    _, ids = logit_lens(learned, out.hidden_states[-1][0], 1)
+    assert ids[:, 0].tolist() == out.logits[0].argmax(-1).tolist()
+
+
+def test_nearest_by_hand():
+    generator = torch.Generator().manual_seed(0)
+    states_MD, text_TD = (
+        torch.randn(4, 8, generator=generator),
+        torch.randn(6, 8, generator=generator),
+    )
+    cosines, positions = nearest(states_MD, text_TD)
+    for m, state in enumerate(states_MD.double()):
+        row = [float(state @ t / (state.norm() * t.norm())) for t in text_TD.double()]
+        assert positions[m] == row.index(max(row))
+        assert float(cosines[m]) == pytest.approx(max(row), rel=1e-5)
+    assert nearest(3.0 * text_TD, text_TD)[1].tolist() == list(range(6))
+    with pytest.raises(ValueError, match="no nearest"):
+        nearest(states_MD, text_TD[:0])
+
+
+def test_mean_pairwise_cosine_by_hand():
+    latents_MD = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+    pairs = [
+        torch.cosine_similarity(latents_MD[i].double(), latents_MD[j].double(), dim=0)
+        for i in range(5)
+        for j in range(i)
+    ]
+    assert mean_pairwise_cosine(latents_MD) == pytest.approx(float(sum(pairs)) / 10, abs=1e-12)
+    assert mean_pairwise_cosine(latents_MD[:1]) is None
+    assert mean_pairwise_cosine(latents_MD[:1].repeat(3, 1)) == pytest.approx(1.0)
