@@ -42,6 +42,8 @@ class Card:
         latent_weight: Part of the latents in a hybrid search; how far its reasoner can be trusted.
         memory: `learned` rows, or rows `anchored` at tokens of the text.
         latent_gain: Factor on spliced latents.
+        wording: Prompts the generator was trained on, `own` or `published` (`data/wording.py`).
+        top_k: Documents that `generate_from_questions` answers from.
         stage: The last stage trained.
         training: How it was made, stage by stage.
         metrics: What it scored, and on what.
@@ -58,6 +60,8 @@ class Card:
     stage: str
     memory: str = "learned"
     latent_weight: float = 0.5
+    wording: str = "own"
+    top_k: int = 5
     training: list[dict[str, Any]] = field(default_factory=list)
     metrics: dict[str, Any] = field(default_factory=dict)
 
@@ -71,20 +75,23 @@ class Checkpoint:
         roles: LoRA tensors of each role there is.
         memory: (rows, D) the memory table.
         token_weight: (V,) weights of tokens for anchored memory; empty for learned rows alone.
+        head: (O, D) rows of the model's own tokens in a published LM head, in the order of their
+            published ids; empty for models trained here.
     """
 
     card: Card
     roles: dict[Role, dict[str, Tensor]]
     memory: Tensor
     token_weight: Tensor = field(default_factory=lambda: torch.empty(0))
+    head: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def fingerprint(self) -> str:
         """Identity of the latents: base, compressor, reasoner and memory table, not generator."""
-        return self._identity(without=("generator.",))
+        return self._identity(without=("generator.", "head"))
 
     def compressor_fingerprint(self) -> str:
         """Identity of the documents' latents alone: models that differ in the reasoner share it."""
-        return self._identity(without=("generator.", "reasoner."))
+        return self._identity(without=("generator.", "reasoner.", "head"))
 
     def _identity(self, *, without: tuple[str, ...]) -> str:
         card = self.card
@@ -97,6 +104,8 @@ class Checkpoint:
 def _flat(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """All tensors under one set of names, rounded as they are stored."""
     flat = {"memory": checkpoint.memory}
+    if checkpoint.head.numel():
+        flat["head"] = checkpoint.head
     for role, state in checkpoint.roles.items():
         flat |= {f"{role}.{name}": tensor for name, tensor in state.items()}
     flat = {name: tensor.bfloat16() for name, tensor in flat.items()}
@@ -153,7 +162,9 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             f"{folder} is a checkpoint of format {name!r} version {number!r}, this program reads "
             f"{FORMAT} version {VERSION}; use the program that wrote it, or train anew"
         )
-    missing = [n for n in (*Card.__dataclass_fields__, "adapters_sha256") if n not in manifest]
+    # Fields added since the first release may be missing from an older file.
+    needed = [name for name in Card.__dataclass_fields__ if name not in ("wording", "top_k")]
+    missing = [name for name in (*needed, "adapters_sha256") if name not in manifest]
     if missing:
         raise FormatError(
             f"{folder / MANIFEST} has no field `{missing[0]}`; restore it from where it came"
@@ -171,8 +182,9 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         own = [name for name in tensors if name.startswith(f"{role}.")]
         if own:
             roles[role] = {name.removeprefix(f"{role}."): tensors[name] for name in own}
-    card = Card(**{name: manifest[name] for name in Card.__dataclass_fields__})
-    return Checkpoint(card, roles, tensors["memory"], tensors["token_weight"])
+    card = Card(**{n: manifest[n] for n in Card.__dataclass_fields__ if n in manifest})
+    head = tensors.get("head", torch.empty(0))
+    return Checkpoint(card, roles, tensors["memory"], tensors["token_weight"], head)
 
 
 def export_peft(checkpoint: Checkpoint, role: Role, folder: Path) -> None:

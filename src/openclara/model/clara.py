@@ -1,6 +1,6 @@
 """The three uses of one causal LM composed: compress, reason, generate.
 
-Legend: R texts, B prompts, T positions, M memory tokens, D width, V vocabulary.
+Legend: R texts, B prompts, T positions, M memory tokens, D width, V vocabulary, O own tokens.
 """
 
 from __future__ import annotations
@@ -54,14 +54,26 @@ class ClaraModel(nn.Module):
         latent_gain: Factor on latents as they are spliced in. 1 is the published behaviour; states
             after the final norm are an order of magnitude larger than the input embeddings of
             many bases, and a gain near the ratio lets the generator's layers work on them.
+        head_OD: (O, D) rows that the model's own tokens have in the LM head of a published
+            checkpoint: they take part in the softmax of its losses, and are never written.
     """
 
-    def __init__(self, roles: Roles, memory: MemoryTable, *, latent_gain: float = 1.0) -> None:
+    head_OD: Tensor | None
+
+    def __init__(
+        self,
+        roles: Roles,
+        memory: MemoryTable,
+        *,
+        latent_gain: float = 1.0,
+        head_OD: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.roles = roles
         self.lm = roles.lm
         self.memory = memory
         self.latent_gain = latent_gain
+        self.register_buffer("head_OD", head_OD, persistent=False)
 
     @property
     def vocabulary(self) -> nn.Module:
@@ -137,5 +149,9 @@ class ClaraModel(nn.Module):
             states_BTD = lm.model(inputs_embeds=embedded_BTD, use_cache=False).last_hidden_state
             # A state predicts the token after it.
             labelled_BT = batch.target_mask_BT[:, 1:]
-            logits_LV = lm.lm_head(states_BTD[:, :-1][labelled_BT])
+            states_LD = states_BTD[:, :-1][labelled_BT]
+            logits_LV = lm.lm_head(states_LD)
+        if self.head_OD is not None:
+            own_LO = states_LD @ self.head_OD.to(states_LD.dtype).T
+            logits_LV = torch.cat([logits_LV, own_LO], dim=-1)
         return logits_LV.float(), batch.ids_BT[:, 1:][labelled_BT]
