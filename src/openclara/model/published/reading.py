@@ -74,9 +74,9 @@ def read_published(folder: Path, *, base: str | None = None) -> Checkpoint:
     roles, copies = _adapters(folder, settings)
     rows = _rows(folder, copies)
     source = find_base(base or base_named(settings.base, folder))
-    embedding_VD, own_OD = _split(rows[EMBEDDING], settings, folder)
-    head_VD, head_OD = _split(rows.get(HEAD, rows[EMBEDDING]), settings, folder)
-    check_base(source, {EMBEDDING: embedding_VD, HEAD: head_VD if HEAD in rows else None})
+    own_OD = _own(rows[EMBEDDING], settings, folder)
+    head_OD = _own(rows.get(HEAD, rows[EMBEDDING]), settings, folder)
+    check_base(source, rows, n_own=settings.n_own)
     card = Card(
         base=source.name,
         base_sha256=source.sha256,
@@ -221,13 +221,13 @@ def _rows(folder: Path, copies: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return rows
 
 
-def _split(rows: Tensor, settings: Settings, folder: Path) -> tuple[Tensor, Tensor]:
+def _own(rows: Tensor, settings: Settings, folder: Path) -> Tensor:
     if rows.shape[0] <= settings.n_own:
         raise FormatError(
             f"{folder / FIRST_LAST} has {rows.shape[0]} rows, too few for {settings.n_memory} "
             f"memory tokens; correct `doc_max_length` and `compr_rate` in {CONFIG}"
         )
-    return rows[: -settings.n_own], rows[-settings.n_own :]
+    return rows[-settings.n_own :]
 
 
 def _table(own_OD: Tensor, settings: Settings) -> Tensor:
@@ -241,27 +241,39 @@ def _table(own_OD: Tensor, settings: Settings) -> Tensor:
     return table
 
 
-def check_base(source: BaseSource, rows: Mapping[str, Tensor | None]) -> None:
+def check_base(source: BaseSource, rows: Mapping[str, Tensor], *, n_own: int) -> None:
     """Make sure that a base is the one that embedding and head of a checkpoint come from.
 
     Args:
         source: The base.
-        rows: What the checkpoint says its ordinary rows are; None is not compared.
+        rows: Embedding, and the head if it is a matrix of its own.
+        n_own: Rows of the model's own tokens, which stand last.
 
     Raises:
-        ModelError: It is another base.
+        ModelError: It is another base, or there are not that many own tokens.
     """
-    for name, own_VD in rows.items():
-        of_base_VD = read_tensor(source, name)
-        if own_VD is None or of_base_VD is None:
+    for name, theirs in rows.items():
+        of_base = read_tensor(source, name)
+        if of_base is None:
             continue
-        n_rows = own_VD.shape[0]
-        same = of_base_VD.shape[1] == own_VD.shape[1] and of_base_VD.shape[0] >= n_rows
-        if not same or not torch.equal(of_base_VD[:n_rows].to(own_VD.dtype), own_VD):
+        n_rows = theirs.shape[0] - n_own
+        same_width = of_base.shape[1:] == theirs.shape[1:]
+        known = theirs[: of_base.shape[0]] if same_width else theirs[:0]
+        same_R = (of_base[: known.shape[0]].to(theirs.dtype) == known).all(1)
+        # Vocabularies may be padded: what is not the base's any more need not be its last row.
+        n_same = int(same_R.long().cumprod(0).sum())
+        if n_same == n_rows:
+            continue
+        if n_same > n_rows or (same_width and n_same == of_base.shape[0]):
             raise ModelError(
-                f"the base {source.name} is not the one the checkpoint was trained on ({name!r} "
-                "differs); pass base= with a folder or hub id of that one"
+                f"{theirs.shape[0] - n_same} rows of {name!r} are not those of the base "
+                f"{source.name}, but the checkpoint says it has {n_own} tokens of its own; correct "
+                f"`doc_max_length` and `compr_rate` in {CONFIG}, or pass base= with another base"
             )
+        raise ModelError(
+            f"the base {source.name} is not the one the checkpoint was trained on ({name!r} "
+            "differs); pass base= with a folder or hub id of that one"
+        )
 
 
 def read_tensor(source: BaseSource, name: str) -> Tensor | None:
