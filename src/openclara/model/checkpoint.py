@@ -93,6 +93,10 @@ class Checkpoint:
         """Identity of the documents' latents alone: models that differ in the reasoner share it."""
         return self._identity(without=("generator.", "reasoner.", "head"))
 
+    def identity(self) -> str:
+        """Identity of all that was trained, the generator as well."""
+        return self._identity(without=("head",))
+
     def _identity(self, *, without: tuple[str, ...]) -> str:
         card = self.card
         digest = hashlib.sha256(f"{card.base_sha256} {card.alpha / card.rank}".encode())

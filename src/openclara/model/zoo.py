@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 
 from openclara.errors import ModelError
 from openclara.model.checkpoint import MANIFEST, TENSORS, is_checkpoint
+from openclara.model.published import LAYOUTS
 from openclara.model.published.layout import ADAPTERS, CONFIG, FIRST_LAST
 
 DEFAULT_MODEL = "smollm2-135m"
@@ -59,8 +62,13 @@ def is_model(folder: Path) -> bool:
 
 
 def _inner_models(root: Path) -> list[str]:
-    manifests = (path for name in (MANIFEST, CONFIG) for path in root.glob(f"*/{name}"))
-    return sorted({path.parent.name for path in manifests})
+    found = {path.parent.name for path in root.glob(f"*/{MANIFEST}")}
+    kinds = {layout.model_type for layout in LAYOUTS}
+    for path in root.glob(f"*/{CONFIG}"):
+        with suppress(OSError, ValueError, AttributeError, TypeError):
+            if json.loads(path.read_text(encoding="utf-8")).get("model_type") in kinds:
+                found.add(path.parent.name)
+    return sorted(found)
 
 
 def _no_model(folder: Path, root: str, inner: list[str]) -> ModelError:

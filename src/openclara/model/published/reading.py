@@ -165,7 +165,8 @@ def _adapters(
                 copies[name] = copy
         _check_lora(state, settings, f"{path}, {adapter}")
         for role in settings.roles[adapter]:
-            roles[role] = state
+            # Apart in memory: safetensors stores no tensor under two names.
+            roles[role] = {name: tensor.clone() for name, tensor in state.items()}
     if not roles:
         raise FormatError(f"{path} holds no adapter; fetch it again")
     return roles, copies

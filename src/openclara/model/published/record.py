@@ -34,6 +34,7 @@ def record(checkpoint: Checkpoint) -> dict[str, Any]:
     card = asdict(checkpoint.card)
     row = checkpoint.memory[UNUSED_ROW].bfloat16().contiguous().view(torch.uint8)
     return {
+        "identity": checkpoint.identity(),
         "card": {name: card[name] for name in KEPT},
         "unused_row": base64.b64encode(row.numpy().tobytes()).decode(),
     }
@@ -41,6 +42,8 @@ def record(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def restored(checkpoint: Checkpoint, kept: Mapping[str, Any]) -> Checkpoint:
     """A checkpoint of ours that was written in the published layout, as it was.
+
+    One that was trained further by the published code is another model, which learned its prompts.
 
     Raises:
         FormatError: The field was damaged.
@@ -50,9 +53,11 @@ def restored(checkpoint: Checkpoint, kept: Mapping[str, Any]) -> Checkpoint:
         row = torch.frombuffer(bytearray(base64.b64decode(kept["unused_row"])), dtype=torch.uint8)
         memory = checkpoint.memory.clone()
         memory[UNUSED_ROW] = row.view(torch.bfloat16).to(memory.dtype)
+        known = str(kept["identity"])
     except (KeyError, TypeError, ValueError, RuntimeError):
         raise FormatError(
             f"the field `{WRITTEN_BY_US}` of config.json is damaged; restore the file, or remove "
             "the field"
         ) from None
-    return replace(checkpoint, card=card, memory=memory, head=torch.empty(0))
+    ours = replace(checkpoint, card=card, memory=memory, head=torch.empty(0))
+    return ours if ours.identity() == known else checkpoint
