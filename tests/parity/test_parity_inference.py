@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from openclara import Document, Hit
 from openclara.data.batches import prompt_batch
-from openclara.model.generator import Decoding, _embed
+from openclara.model.generator import Decoding, embed_prompts
 from openclara.model.topk import cosine_scores, select, straight_through_topk
 from openclara.training.losses import alignment_loss
 
@@ -139,7 +139,7 @@ def test_what_the_generator_reads(recording):
     for name in recording.record["generation"]:
         if f"gen/{name}/inputs_embeds" not in recording.tensors:
             continue
-        ours_BTD, mask_BT = _embed(recording.clara.model, recording.prompts(name))
+        ours_BTD, mask_BT = embed_prompts(recording.clara.model, recording.prompts(name))
         theirs_BTD = recording.tensors[f"gen/{name}/inputs_embeds"]
         theirs_BT = recording.tensors[f"gen/{name}/attention_mask"]
         assert torch.equal(mask_BT.long(), theirs_BT)

@@ -468,7 +468,7 @@ class Clara:
     ) -> Answering:
         clock = time.perf_counter() if clock is None else clock
         prompts = [
-            self._prompt(question, found, context)
+            self.prompt(question, found, context)
             for question, found in zip(questions, hits, strict=True)
         ]
         return Answering(self, questions, hits, prompts, decoding, role, usage or Usage(), clock)
@@ -502,7 +502,14 @@ class Clara:
         title = self._title(document)
         return [framed(title, document.text[c.start : c.end]) for c in chunks]
 
-    def _prompt(self, question: str, hits: Sequence[Hit], context: Context) -> Prompt:
+    def prompt(self, question: str, hits: Sequence[Hit], context: Context = "latents") -> Prompt:
+        """What the generator reads for a question.
+
+        Args:
+            question: What is asked.
+            hits: What to answer from; with none, the question is asked by itself.
+            context: As in `ask`; `latents` needs hits that carry theirs.
+        """
         if context == "none" or not hits:
             return Prompt(self.wording.closed(question))
         if context == "text":
@@ -609,7 +616,7 @@ class Clara:
         self, questions: Sequence[str], hits: Sequence[Sequence[Hit]], max_new_tokens: int
     ) -> list[str]:
         prompts = [
-            self._prompt(question, own, "latents")
+            self.prompt(question, own, "latents")
             for question, own in zip(questions, hits, strict=True)
         ]
         return self._written(questions, hits, prompts, max_new_tokens)

@@ -21,10 +21,11 @@ from openclara.model.published.reading import ROW_OF, read_tensor
 from openclara.model.published.record import WRITTEN_BY_US, record
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
+    from openclara.model.adapters import Role
     from openclara.model.base import BaseSource
     from openclara.model.checkpoint import Checkpoint
     from openclara.model.published.layout import PublishedLayout, Settings
@@ -92,6 +93,8 @@ def write_published(checkpoint: Checkpoint, folder: Path) -> list[str]:
     settings = _layout(config).settings(config)
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(_rows(checkpoint, source, settings), folder / FIRST_LAST)
+    for adapter, roles in settings.roles.items():
+        _check_shared(checkpoint, adapter, roles)
     adapters = {
         adapter: {name: t.contiguous() for name, t in checkpoint.roles[roles[0]].items()}
         for adapter, roles in settings.roles.items()
@@ -124,6 +127,16 @@ def _check_expressible(checkpoint: Checkpoint) -> None:
         )
 
 
+def _check_shared(checkpoint: Checkpoint, adapter: str, roles: Sequence[Role]) -> None:
+    """Roles that one adapter plays must not have been trained apart since."""
+    states = [checkpoint.roles[role] for role in roles if role in checkpoint.roles]
+    if not all(torch.equal(t, state[n]) for state in states[1:] for n, t in states[0].items()):
+        raise ModelError(
+            f"{' and '.join(roles)} share {adapter} where this model came from, but were trained "
+            "apart since; that layout cannot hold it"
+        )
+
+
 def origin(checkpoint: Checkpoint) -> dict[str, Any] | None:
     """The published config that a checkpoint once came from."""
     for made in checkpoint.card.training:
@@ -139,7 +152,7 @@ def _layout(config: Mapping[str, Any]) -> PublishedLayout:
 def _config(checkpoint: Checkpoint, source: BaseSource) -> dict[str, Any]:
     card, before = checkpoint.card, origin(checkpoint)
     base = _base_name(source)
-    named = {"decoder_model_name": base, "compr_base_model_name": base}
+    named: dict[str, Any] = {"decoder_model_name": base, "compr_base_model_name": base}
     stage = {ours: theirs for theirs, ours in STAGES.items()}.get(card.stage, "stage1_2")
     if before is not None:
         then = _layout(before).settings(before)
