@@ -26,6 +26,9 @@ VERSION: Final = 1
 MANIFEST: Final = "openclara.json"
 TENSORS: Final = "adapters.safetensors"
 
+TOP_K: Final = 5
+"""Documents in a prompt where a model does not say otherwise (paper, section 4)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Card:
@@ -61,7 +64,7 @@ class Card:
     memory: str = "learned"
     latent_weight: float = 0.5
     wording: str = "own"
-    top_k: int = 5
+    top_k: int = TOP_K
     training: list[dict[str, Any]] = field(default_factory=list)
     metrics: dict[str, Any] = field(default_factory=dict)
 
