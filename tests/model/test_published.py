@@ -271,6 +271,27 @@ def test_a_compressor_of_another_kind(tmp_path, base):
     one_sentence(e)
 
 
+def test_a_family_of_another_name(tmp_path, base, folder, monkeypatch):
+    """The module that the documentation shows, read from there."""
+    page = Path(__file__).parents[2] / "docs" / "published.md"
+    (code,) = (b for b in page.read_text().split("```python\n") if "FOO = " in b)
+    found = {}
+    exec(code.partition("```")[0], found)  # our own page
+    known = read_any(folder)
+    monkeypatch.setattr("openclara.model.published.reading.LAYOUTS", (found["FOO"],))
+    made = make_published(
+        tmp_path / "made", base, roles=("generator", "compressor"), model_type="FOO",
+        base_model=str(base), lora_rank=RANK,
+    )  # fmt: skip
+    adapters = torch.load(made / "adapters.pth", weights_only=True)
+    named = {"enc": adapters["encoder_adapter"], "dec": adapters["decoder_adapter"]}
+    torch.save(named, made / "adapters.pth")
+    theirs = read_any(made)
+    assert set(theirs.roles) == {"compressor", "generator"}
+    assert torch.equal(theirs.memory, known.memory)
+    assert theirs.roles["compressor"].keys() == known.roles["compressor"].keys()
+
+
 # ---- the base ----
 
 
