@@ -23,7 +23,7 @@ ON_A_GPU = {
     "instruct": {"steps": 2000, "batch_tokens": 32768},
     "joint": {"steps": 1000, "batch_tokens": 32768},
 }
-"""Budgets for one GPU of 80 GB: estimated from the memory of a step. None was at hand to run them."""
+"""Budgets for one GPU of 80 GB, estimated from the memory of a step: none was at hand to try."""
 
 
 def main() -> None:

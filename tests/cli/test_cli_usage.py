@@ -22,6 +22,8 @@ VERBS = [
     ["inspect"],
     ["train"],
     ["eval"],
+    ["convert"],
+    ["export", "hub"],
     ["info"],
 ]
 
@@ -37,7 +39,7 @@ def test_help_lists_every_verb_and_no_other(cli):
     shown = cli("--help").out
     for verb in {verb[0] for verb in VERBS}:
         assert f"│ {verb} " in shown
-    for verb in ("serve", "synthesize", "convert"):
+    for verb in ("serve", "synthesize"):
         assert f"│ {verb} " not in shown
     assert cli().out == shown
 

@@ -11,7 +11,18 @@ from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 
-from openclara.cli import about, asking, demo, evaluating, indexing, inspecting, render, training
+from openclara.cli import (
+    about,
+    asking,
+    converting,
+    demo,
+    evaluating,
+    exporting,
+    indexing,
+    inspecting,
+    render,
+    training,
+)
 from openclara.cli.options import Flag
 from openclara.errors import OpenClaraError
 
@@ -45,7 +56,11 @@ app.command(asking.ask, sort_key=3)
 app.command(inspecting.inspect, sort_key=4)
 app.command(training.train, sort_key=5)
 app.command(evaluating.evaluate, name="eval", sort_key=5)
-app.command(about.info, sort_key=6)
+app.command(converting.convert, sort_key=6)
+export = App(name="export", help="Write a model for other programs.", sort_key=7)
+app.command(export)
+export.command(exporting.hub)
+app.command(about.info, sort_key=8)
 
 
 @app.meta.default
@@ -133,7 +148,7 @@ def _command(arguments: Sequence[str]) -> str:
         if word not in level or word.startswith("-"):
             break
         words.append(word)
-        if word != "index":
+        if word not in ("index", "export"):
             break
         level = level[word]
     return "".join(f"{word} " for word in words)

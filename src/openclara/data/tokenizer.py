@@ -45,7 +45,7 @@ class TextTokenizer:
         if not texts:
             return []
         ids: list[list[int]] = self.inner(
-            [_encodable(text) for text in texts],
+            [encodable(text) for text in texts],
             add_special_tokens=False,
             split_special_tokens=True,
             verbose=False,
@@ -57,7 +57,7 @@ class TextTokenizer:
         if not texts:
             return []
         spans: list[list[tuple[int, int]]] = self.inner(
-            [_encodable(text) for text in texts],
+            [encodable(text) for text in texts],
             add_special_tokens=False,
             split_special_tokens=True,
             return_offsets_mapping=True,
@@ -84,8 +84,8 @@ class TextTokenizer:
         return frozenset({self.eos, *after_answer[:1]})
 
 
-def _encodable(text: str) -> str:
-    """The text with lone surrogates, which UTF-8 cannot hold, replaced one for one."""
+def encodable(text: str) -> str:
+    """A text with lone surrogates, which UTF-8 cannot hold, replaced one for one."""
     return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 

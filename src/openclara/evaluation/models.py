@@ -10,7 +10,8 @@ from openclara.config import LatentRanker, LatentSystem
 from openclara.errors import ModelError
 from openclara.index import LatentIndex
 from openclara.model.base import file_sha256
-from openclara.model.checkpoint import TENSORS, load_checkpoint
+from openclara.model.checkpoint import TENSORS, is_checkpoint
+from openclara.model.published.reading import read_any
 from openclara.model.zoo import find_checkpoint
 from openclara.pipeline import Clara
 
@@ -34,8 +35,10 @@ def identity(name: str) -> str:
         FormatError: It is damaged.
     """
     folder = find_checkpoint(name)
-    card = load_checkpoint(folder).card  # refuses what is damaged
-    adapters = file_sha256(folder / TENSORS)
+    checkpoint = read_any(folder)  # refuses what is damaged
+    card = checkpoint.card
+    ours = is_checkpoint(folder)
+    adapters = file_sha256(folder / TENSORS) if ours else checkpoint.identity()
     # A recipe leaves the rate, and a hybrid search the weight, to the model.
     return f"{card.base_sha256} {adapters} {card.default_n_memory} {card.latent_weight}"
 
@@ -90,7 +93,7 @@ class Models:
 
     def _compressor(self, name: str) -> str:
         if name not in self._compressors:
-            checkpoint = load_checkpoint(find_checkpoint(name))
+            checkpoint = read_any(find_checkpoint(name))
             self._compressors[name] = checkpoint.compressor_fingerprint()
         return self._compressors[name]
 

@@ -320,17 +320,25 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def load_tokenizer(source: BaseSource) -> Any:
+def load_tokenizer(source: BaseSource, *, as_written: bool = False) -> Any:
     """The base's own tokenizer.
+
+    Args:
+        source: The base.
+        as_written: Take `tokenizer.json` as it is. transformers 5 builds some kinds anew from
+            their vocabulary, and Llama-type ones then lose a leading space.
 
     Raises:
         ModelError: It cannot be read.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    kind: Any = AutoTokenizer
+    if as_written and (source.folder / "tokenizer.json").is_file():
+        kind = PreTrainedTokenizerFast
     try:
         with quiet_transformers():
-            return AutoTokenizer.from_pretrained(source.folder, local_files_only=True)
+            return kind.from_pretrained(source.folder, local_files_only=True)
     except Exception as error:  # as in load_lm
         raise ModelError(
             f"the tokenizer in {source.folder} cannot be loaded ({_first_line(error)}); "

@@ -26,6 +26,9 @@ VERSION: Final = 1
 MANIFEST: Final = "openclara.json"
 TENSORS: Final = "adapters.safetensors"
 
+TOP_K: Final = 5
+"""Documents in a prompt where a model does not say otherwise (paper, section 4)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Card:
@@ -44,6 +47,8 @@ class Card:
         score: `flat` or `late`: how questions and documents are compared.
         query_n_memory: Latents of a question under the late score.
         latent_gain: Factor on spliced latents.
+        wording: Prompts the generator was trained on, `own` or `published` (`data/wording.py`).
+        top_k: Documents that `generate_from_questions` answers from.
         stage: The last stage trained.
         training: How it was made, stage by stage.
         metrics: What it scored, and on what.
@@ -62,6 +67,8 @@ class Card:
     score: Literal["flat", "late"] = "flat"
     query_n_memory: int = 16
     latent_weight: float = 0.5
+    wording: str = "own"
+    top_k: int = TOP_K
     training: list[dict[str, Any]] = field(default_factory=list)
     metrics: dict[str, Any] = field(default_factory=dict)
 
@@ -75,20 +82,27 @@ class Checkpoint:
         roles: LoRA tensors of each role there is.
         memory: (rows, D) the memory table.
         token_weight: (V,) weights of tokens for anchored memory; empty for learned rows alone.
+        head: (O, D) rows of the model's own tokens in a published LM head, in the order of their
+            published ids; empty for models trained here.
     """
 
     card: Card
     roles: dict[Role, dict[str, Tensor]]
     memory: Tensor
     token_weight: Tensor = field(default_factory=lambda: torch.empty(0))
+    head: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def fingerprint(self) -> str:
         """Identity of the latents: base, compressor, reasoner and memory table, not generator."""
-        return self._identity(without=("generator.",))
+        return self._identity(without=("generator.", "head"))
 
     def compressor_fingerprint(self) -> str:
         """Identity of the documents' latents alone: models that differ in the reasoner share it."""
-        return self._identity(without=("generator.", "reasoner."))
+        return self._identity(without=("generator.", "reasoner.", "head"))
+
+    def identity(self) -> str:
+        """Identity of all that was trained, the generator as well."""
+        return self._identity(without=("head",))
 
     def _identity(self, *, without: tuple[str, ...]) -> str:
         card = self.card
@@ -101,6 +115,8 @@ class Checkpoint:
 def _flat(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """All tensors under one set of names, rounded as they are stored."""
     flat = {"memory": checkpoint.memory}
+    if checkpoint.head.numel():
+        flat["head"] = checkpoint.head
     for role, state in checkpoint.roles.items():
         flat |= {f"{role}.{name}": tensor for name, tensor in state.items()}
     flat = {name: tensor.bfloat16() for name, tensor in flat.items()}
@@ -178,7 +194,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         if own:
             roles[role] = {name.removeprefix(f"{role}."): tensors[name] for name in own}
     card = Card(**{f.name: manifest[f.name] for f in known if f.name in manifest})
-    return Checkpoint(card, roles, tensors["memory"], tensors["token_weight"])
+    head = tensors.get("head", torch.empty(0))
+    return Checkpoint(card, roles, tensors["memory"], tensors["token_weight"], head)
 
 
 def export_peft(checkpoint: Checkpoint, role: Role, folder: Path) -> None:

@@ -1,6 +1,6 @@
 """The three uses of one causal LM composed: compress, reason, generate.
 
-Legend: R texts, B prompts, T positions, M memory tokens, D width, V vocabulary.
+Legend: R texts, B prompts, T positions, M memory tokens, D width, V vocabulary, O own tokens.
 """
 
 from __future__ import annotations
@@ -58,7 +58,11 @@ class ClaraModel(nn.Module):
             after the final norm are an order of magnitude larger than the input embeddings of
             many bases, and a gain near the ratio lets the generator's layers work on them.
         score: How questions and documents are compared, see `model.scoring`.
+        head_OD: (O, D) rows that the model's own tokens have in the LM head of a published
+            checkpoint: they take part in the softmax of its losses, and are never written.
     """
+
+    head_OD: Tensor | None
 
     def __init__(
         self,
@@ -67,6 +71,7 @@ class ClaraModel(nn.Module):
         *,
         latent_gain: float = 1.0,
         score: Literal["flat", "late"] = "flat",
+        head_OD: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.roles = roles
@@ -74,6 +79,7 @@ class ClaraModel(nn.Module):
         self.memory = memory
         self.latent_gain = latent_gain
         self.score = score
+        self.register_buffer("head_OD", head_OD, persistent=False)
 
     @property
     def vocabulary(self) -> nn.Module:
@@ -173,5 +179,9 @@ class ClaraModel(nn.Module):
             states_BTD = lm.model(inputs_embeds=embedded_BTD, use_cache=False).last_hidden_state
             # A state predicts the token after it.
             labelled_BT = batch.target_mask_BT[:, 1:]
-            logits_LV = lm.lm_head(states_BTD[:, :-1][labelled_BT])
+            states_LD = states_BTD[:, :-1][labelled_BT]
+            logits_LV = lm.lm_head(states_LD)
+        if self.head_OD is not None:
+            own_LO = states_LD @ self.head_OD.to(states_LD.dtype).T
+            logits_LV = torch.cat([logits_LV, own_LO], dim=-1)
         return logits_LV.float(), batch.ids_BT[:, 1:][labelled_BT]

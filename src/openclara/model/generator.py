@@ -76,7 +76,7 @@ def generate(
     """
     from openclara.model.cache import roomy_cache
 
-    embedded_BTD, mask_BT = _embed(model, prompts)
+    embedded_BTD, mask_BT = embed_prompts(model, prompts)
     device = embedded_BTD.device
     chooser = torch.Generator(device=device)
     if decoding.seed is not None:
@@ -110,7 +110,7 @@ def generate(
         positions_BT = positions_BT[:, -1:] + 1
 
 
-def _embed(model: ClaraModel, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
+def embed_prompts(model: ClaraModel, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
     """(B, T, D) embeddings padded on the left and their (B, T) mask."""
     longest = max(len(prompt.ids) for prompt in prompts)
     ids_BT = torch.full((len(prompts), longest), PAD, dtype=torch.long)

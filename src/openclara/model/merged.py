@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from openclara.errors import ModelError
 from openclara.model.fused import fuse
 
 if TYPE_CHECKING:
@@ -46,7 +47,16 @@ class MergedRoles:
 
     @contextmanager
     def use(self, role: Role | None) -> Iterator[Any]:
-        """The LM of one role (None: the bare base)."""
+        """The LM of one role (None: the bare base).
+
+        Raises:
+            ModelError: The checkpoint has no such role.
+        """
+        if role is not None and role not in self._states:
+            raise ModelError(
+                f"this checkpoint has no {role}, it has {' and '.join(self._states) or 'no role'}; "
+                "load one that has"
+            )
         if role not in self._copies:
             shared = {id(tensor): tensor for tensor in self.lm.parameters()}
             merged = copy.deepcopy(self.lm, shared)

@@ -14,16 +14,16 @@ from torch import Tensor
 
 from openclara.data.batches import text_batch
 from openclara.data.chunking import chunk
-from openclara.data.prompts import PARAPHRASE_REQUEST
 from openclara.data.records import framed
-from openclara.data.tokenizer import TextTokenizer
+from openclara.data.wording import PUBLISHED, OwnWording, Wording, make_wording
 from openclara.errors import ConfigError, DataError, IndexMismatch, ModelError
 from openclara.index.comparing import queries
 from openclara.model.base import choose_device, choose_dtype, find_base, load_lm, load_tokenizer
-from openclara.model.checkpoint import Card, load_checkpoint, memory_table
+from openclara.model.checkpoint import Card, memory_table
 from openclara.model.clara import ClaraModel
 from openclara.model.generator import Decoding, Prompt
 from openclara.model.merged import MergedRoles
+from openclara.model.published.reading import read_any
 from openclara.model.scoring import late_query
 from openclara.model.zoo import DEFAULT_MODEL, find_checkpoint
 from openclara.pipeline.answering import Answering, AnswerStream, ms_since
@@ -42,6 +42,7 @@ from openclara.types import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from openclara.data.tokenizer import TextTokenizer
     from openclara.index import LatentIndex
     from openclara.index.comparing import Queries
     from openclara.model.adapters import Role
@@ -51,12 +52,18 @@ class Clara:
     """One model in three roles, ready to answer. Make it with `Clara.load`."""
 
     def __init__(
-        self, model: ClaraModel, tokenizer: TextTokenizer, card: Card, spec: LatentSpec
+        self,
+        model: ClaraModel,
+        tokenizer: TextTokenizer,
+        card: Card,
+        spec: LatentSpec,
+        wording: Wording | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.card = card
         self.latent_spec = spec
+        self.wording = wording or OwnWording(tokenizer)
 
     @classmethod
     def load(
@@ -72,7 +79,8 @@ class Clara:
         """Load a trained model for inference.
 
         Args:
-            name: A zoo name, the folder of a finished run, or a hub id.
+            name: A zoo name, the folder of a finished run or of a published checkpoint, or a hub
+                id of either.
             base: Folder or hub id of the base, where the one in the checkpoint is to be replaced.
             subfolder: Folder inside `name` that holds the checkpoint.
             n_memory: Latents for each chunk; any number up to what the model was trained with.
@@ -83,7 +91,7 @@ class Clara:
             ModelError: Model or base are missing, damaged, or do not belong together.
             ConfigError: `n_memory` is out of range.
         """
-        checkpoint = load_checkpoint(find_checkpoint(name, subfolder=subfolder))
+        checkpoint = read_any(find_checkpoint(name, subfolder=subfolder), base=base)
         card = checkpoint.card
         source = find_base(base or card.base)
         if source.sha256 != card.base_sha256:
@@ -96,16 +104,25 @@ class Clara:
         lm = load_lm(source, device=where, dtype=choose_dtype(where, precision))
         memory = memory_table(checkpoint, lm.get_input_embeddings().weight)
         roles = MergedRoles(lm, states=checkpoint.roles, scale=card.alpha / card.rank)
-        model = ClaraModel(roles, memory.to(where), latent_gain=card.latent_gain, score=card.score)
+        head = checkpoint.head.to(where) if checkpoint.head.numel() else None
+        model = ClaraModel(
+            roles,
+            memory.to(where),
+            latent_gain=card.latent_gain,
+            score=card.score,
+            head_OD=head,
+        )
+        loaded = load_tokenizer(source, as_written=card.wording == PUBLISHED)
+        tokenizer, wording = make_wording(card.wording, loaded)
         spec = LatentSpec(
-            model=name,
+            model=f"{name}/{subfolder}" if subfolder else name,
             fingerprint=checkpoint.fingerprint(),
             n_memory=chosen,
             width=lm.config.hidden_size,
             doc_max_length=card.doc_max_length,
             score=card.score,
         )
-        return cls(model.eval(), TextTokenizer(load_tokenizer(source)), card, spec)
+        return cls(model.eval(), tokenizer, card, spec, wording)
 
     # -- compressing ----------------------------------------------------------------------------
 
@@ -490,7 +507,7 @@ class Clara:
     ) -> Answering:
         clock = time.perf_counter() if clock is None else clock
         prompts = [
-            self._prompt(question, found, context)
+            self.prompt(question, found, context)
             for question, found in zip(questions, hits, strict=True)
         ]
         return Answering(self, questions, hits, prompts, decoding, role, usage or Usage(), clock)
@@ -524,28 +541,31 @@ class Clara:
         title = self._title(document)
         return [framed(title, document.text[c.start : c.end]) for c in chunks]
 
-    def _prompt(self, question: str, hits: Sequence[Hit], context: Context) -> Prompt:
-        chat = self.tokenizer.chat
-        asked = self.tokenizer.encode([question])[0]
-        closed = context == "none" or not hits
-        if closed:
-            return Prompt(chat.question(asked, closed=True))
+    def prompt(self, question: str, hits: Sequence[Hit], context: Context = "latents") -> Prompt:
+        """What the generator reads for a question.
+
+        Args:
+            question: What is asked.
+            hits: What to answer from; with none, the question is asked by itself.
+            context: As in `ask`; `latents` needs hits that carry theirs.
+        """
+        if context == "none" or not hits:
+            return Prompt(self.wording.closed(question))
         if context == "text":
             return Prompt(self._text_prompt(question, hits))
-        latents = [hit.latents for hit in hits if hit.latents is not None]
-        background = chat.background(len(latents), latents[0].shape[0])
-        ids = (*chat.before_background, *background, *chat.question(asked))
-        return Prompt(ids, self.model.in_reading_order(torch.stack(latents)))
+        latents_CMD = _latents(hits)
+        ids = self.wording.from_latents(
+            question, n_documents=latents_CMD.shape[0], n_memory=latents_CMD.shape[1]
+        )
+        return Prompt(ids, self.model.in_reading_order(latents_CMD))
 
     def text_prompt_tokens(self, question: str, hits: Sequence[Hit]) -> int:
         """Positions of a prompt that holds the stretches as text."""
         return len(self._text_prompt(question, hits))
 
     def _text_prompt(self, question: str, hits: Sequence[Hit]) -> tuple[int, ...]:
-        chat = self.tokenizer.chat
         passages = [framed(hit.document.title, hit.text) for hit in hits]
-        asked, *texts = self.tokenizer.encode([question, *passages])
-        return (*chat.before_background, *chat.text_background(texts), *chat.question(asked))
+        return self.wording.from_text(question, passages)
 
     # -- the published calls ----------------------------------------------------------------------
 
@@ -554,6 +574,8 @@ class Clara:
         questions: Sequence[str],
         documents: Sequence[Sequence[str]],
         max_new_tokens: int = 128,
+        *,
+        k: int | None = None,
     ) -> tuple[list[str], Tensor]:
         """Choose the best documents of each question's own list and answer from their latents.
 
@@ -561,16 +583,21 @@ class Clara:
             questions: Q questions.
             documents: For each question its candidates; lists may differ in length.
             max_new_tokens: Most tokens of an answer.
+            k: Candidates to answer from; as many as the model was trained with if None.
 
         Returns:
             The answers, and (Q, k) positions of the chosen candidates by descending score, k at
-            most 5 and filled up with -1 where a question has fewer candidates.
+            most the longest list and filled up with -1 where a question has fewer candidates.
 
         Raises:
             DataError: Counts differ, or a question has no document.
+            ConfigError: `k` is below 1.
         """
         _check_pairs(questions, documents)
-        k = min(5, max((len(d) for d in documents), default=0))
+        k = self.card.top_k if k is None else k
+        if k < 1:
+            raise ConfigError(f"k is {k}; answer from at least one document")
+        k = min(k, max((len(d) for d in documents), default=0))
         chosen = torch.full((len(questions), k), -1, dtype=torch.long)
         found = []
         query_QPD = self.reason(questions) if questions else torch.empty(0, 1, 1)
@@ -610,8 +637,14 @@ class Clara:
             DataError: Counts differ, or a list of documents is empty.
         """
         _check_pairs(questions, documents, need_question=False)
-        requests = [PARAPHRASE_REQUEST] * len(questions)
-        return self.generate_from_text(requests, documents, max_new_tokens)
+        found = [[hit for own in self._candidates(texts) for hit in own] for texts in documents]
+        prompts = []
+        for hits in found:
+            latents_CMD = _latents(hits)
+            n_documents, n_memory, _ = latents_CMD.shape
+            ids = self.wording.paraphrase(n_documents=n_documents, n_memory=n_memory)
+            prompts.append(Prompt(ids, self.model.in_reading_order(latents_CMD)))
+        return self._written(questions, found, prompts, max_new_tokens)
 
     def _candidates(self, texts: Sequence[str]) -> list[list[Hit]]:
         """Stretches of each text; one longer than the model's length has several."""
@@ -622,8 +655,35 @@ class Clara:
     def _texts(
         self, questions: Sequence[str], hits: Sequence[Sequence[Hit]], max_new_tokens: int
     ) -> list[str]:
-        decoding = Decoding(max_new_tokens=max_new_tokens)
-        return [answer.text for answer in self.answer(questions, hits, decoding=decoding)]
+        prompts = [
+            self.prompt(question, own, "latents")
+            for question, own in zip(questions, hits, strict=True)
+        ]
+        return self._written(questions, hits, prompts, max_new_tokens)
+
+    def _written(
+        self,
+        questions: Sequence[str],
+        hits: Sequence[Sequence[Hit]],
+        prompts: list[Prompt],
+        max_new_tokens: int,
+    ) -> list[str]:
+        if not prompts:
+            return []
+        if max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens is {max_new_tokens}; ask for at least one token")
+        answering = Answering(
+            self, list(questions), [list(own) for own in hits], prompts,
+            Decoding(max_new_tokens=max_new_tokens), "generator", Usage(), time.perf_counter(),
+        )  # fmt: skip
+        for _ in answering.steps():
+            pass
+        return [answer.text for answer in answering.answers()]
+
+
+def _latents(hits: Sequence[Hit]) -> Tensor:
+    """(C, M, D) latents of hits."""
+    return torch.stack([hit.latents for hit in hits if hit.latents is not None])
 
 
 def _best_score(asked: Queries, question: int, hits: Sequence[Hit]) -> float:

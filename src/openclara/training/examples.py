@@ -33,6 +33,7 @@ class Example:
         turns: (question ids, answer ids) of each pair.
         is_question: False where the request is not a question of the data (a paraphrase).
         held_out: Kept for validation.
+        words: (question, answer) of each pair as text, for prompts that are tokenised whole.
     """
 
     texts: tuple[list[int], ...]
@@ -40,6 +41,7 @@ class Example:
     turns: tuple[tuple[list[int], list[int]], ...]
     is_question: bool
     held_out: bool
+    words: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,9 @@ def _tokenise(
             same = record.paraphrase == record.passages[0].text
             request = word_for_word if same else in_other_words
             turns = [(request, tokenizer.encode([record.paraphrase])[0])]
+            words = [(PARAPHRASE_REQUEST, record.paraphrase)]
         else:
+            words = [(pair.question, pair.answers[0]) for pair in record.pairs]
             questions = tokenizer.encode([pair.question for pair in record.pairs])
             answers = tokenizer.encode([pair.answers[0] for pair in record.pairs])
             turns = list(zip(questions, answers, strict=True))
@@ -115,6 +119,7 @@ def _tokenise(
                 turns=tuple(turns),
                 is_question=record.paraphrase is None,
                 held_out=_is_held_out(record, recipe.runtime.held_out),
+                words=tuple(words),
             )
         )
     return examples

@@ -16,7 +16,7 @@ import torch
 
 from openclara.training.coupling import role_norms
 from openclara.training.examples import epoch_order
-from openclara.training.stages import Collator, StageModule
+from openclara.training.stages import StageModule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -24,10 +24,9 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from openclara.config import OptimConfig, RunConfig
-    from openclara.data.tokenizer import TextTokenizer
     from openclara.model.clara import ClaraModel
     from openclara.training.examples import Example, Examples
-    from openclara.training.stages import StageBatch
+    from openclara.training.stages import Collator, StageBatch
 
 
 @dataclass(slots=True)
@@ -65,7 +64,7 @@ class Trainer:
     Args:
         recipe: The resolved recipe.
         model: Base, adapters and memory table.
-        tokenizer: Tokenizer of the base.
+        collator: Makes the batches of the recipe's stage.
         examples: What to train on.
         accelerator: Device, precision and processes.
     """
@@ -74,17 +73,14 @@ class Trainer:
         self,
         recipe: RunConfig,
         model: ClaraModel,
-        tokenizer: TextTokenizer,
+        collator: Collator,
         examples: Examples,
         accelerator: Accelerator,
     ) -> None:
         self.recipe = recipe
         self.examples = examples
         self.accelerator = accelerator
-        late = recipe.model.score == "late"
-        self.collator = Collator(
-            recipe.stage, tokenizer, query_n_memory=recipe.model.query_n_memory if late else None
-        )
+        self.collator = collator
         stage = StageModule(model, recipe.stage)
         self.loss_name, self.trained_roles = stage.loss_name, stage.trained_roles
         self.parameters = trained_parameters(stage)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from openclara.data.tokenizer import TextTokenizer
+from openclara.data.wording import OWN, PUBLISHED, make_wording
 from openclara.errors import ConfigError, DataError, ModelError
 from openclara.model.adapters import ROLES, AdapterRoles
 from openclara.model.base import (
@@ -30,17 +30,19 @@ from openclara.model.base import (
     load_tokenizer,
 )
 from openclara.model.checkpoint import (
+    TOP_K,
     Card,
     Checkpoint,
-    load_checkpoint,
     memory_table,
     save_checkpoint,
 )
 from openclara.model.clara import ClaraModel
 from openclara.model.memory import MemoryTable
+from openclara.model.published.reading import read_any
 from openclara.model.zoo import find_checkpoint
 from openclara.training.examples import count_tokens, load_examples
 from openclara.training.loop import Progress, Trainer
+from openclara.training.stages import Collator
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,9 +101,9 @@ def train(
 
     parent = None
     if recipe.init_from is not None:
-        parent = load_checkpoint(find_checkpoint(recipe.init_from))
+        parent = read_any(find_checkpoint(recipe.init_from))
     recipe = _inherit(recipe, parent)
-    _check(recipe)
+    _check(recipe, parent)
     folder = recipe.output
     folder.mkdir(parents=True, exist_ok=True)
     _claim(folder, recipe)
@@ -114,7 +116,9 @@ def train(
             f"the base {source.name} is not the one {recipe.init_from} was trained on (its weights "
             "differ); restore that one"
         )
-    tokenizer = TextTokenizer(load_tokenizer(source))
+    name = OWN if parent is None else parent.card.wording
+    loaded = load_tokenizer(source, as_written=name == PUBLISHED)
+    tokenizer, wording = make_wording(name, loaded)
     examples = load_examples(recipe, tokenizer)
     model = build_model(recipe, load_lm(source, device=device, dtype=dtype), parent, examples)
     # accelerate fixes the precision for the whole process; a second run may want another.
@@ -123,7 +127,14 @@ def train(
         cpu=device.type == "cpu",
         mixed_precision="bf16" if dtype == torch.bfloat16 else "no",
     )
-    trainer = Trainer(recipe, model.to(device), tokenizer, examples, accelerator)
+    late = recipe.model.score == "late"
+    collator = Collator(
+        recipe.stage,
+        tokenizer,
+        wording,
+        query_n_memory=recipe.model.query_n_memory if late else None,
+    )
+    trainer = Trainer(recipe, model.to(device), collator, examples, accelerator)
     restore(folder, trainer)
     on_start(recipe, examples)
     log = _Log(folder / METRICS, trainer.progress.step)
@@ -162,7 +173,7 @@ def _inherit(recipe: RunConfig, parent: Checkpoint | None) -> RunConfig:
     return recipe.model_copy(update={"model": model})
 
 
-def _check(recipe: RunConfig) -> None:
+def _check(recipe: RunConfig, parent: Checkpoint | None) -> None:
     asked_for = [*recipe.n_memory, recipe.model.default_n_memory]
     if recipe.model.score == "late":
         asked_for.append(recipe.model.query_n_memory)
@@ -172,6 +183,11 @@ def _check(recipe: RunConfig) -> None:
                 f"n_memory, default_n_memory or query_n_memory asks for {n_memory} memory tokens, "
                 f"the model has {recipe.model.n_memory}; use numbers from 1 to that"
             )
+    if recipe.stage.kind == "text" and parent is not None and parent.card.wording != OWN:
+        raise ConfigError(
+            f"{recipe.init_from} was trained on the published prompts, which hold no full texts; "
+            "start the text stage without init_from"
+        )
     if recipe.stage.kind in ("joint", "supervised") and recipe.init_from is None:
         raise ConfigError(
             f"the {recipe.stage.kind} stage needs a trained compressor; set init_from to the run "
@@ -227,7 +243,8 @@ def build_model(
         roles.load("reasoner", roles.state("compressor"))
     if recipe.runtime.gradient_checkpointing:
         roles.enable_checkpointing()
-    return ClaraModel(roles, memory, latent_gain=model.latent_gain, score=model.score)
+    head = parent.head if parent is not None and parent.head.numel() else None
+    return ClaraModel(roles, memory, latent_gain=model.latent_gain, score=model.score, head_OD=head)
 
 
 def save(folder: Path, trainer: Trainer) -> None:
@@ -323,10 +340,14 @@ def _finish(
         latent_gain=recipe.model.latent_gain,
         stage=recipe.stage.kind,
         training=[*(parent.card.training if parent else []), made],
+        wording=OWN if parent is None else parent.card.wording,
+        top_k=TOP_K if parent is None else parent.card.top_k,
     )
     states = {role: roles.state(role) for role in ROLES if role in trained}
     memory = model.memory
-    save_checkpoint(folder, Checkpoint(card, states, memory.weight.detach(), memory.token_weight_V))
+    head = torch.empty(0) if parent is None else parent.head
+    tensors = (memory.weight.detach(), memory.token_weight_V, head)
+    save_checkpoint(folder, Checkpoint(card, states, *tensors))
 
 
 class _Log:

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from openclara.data.batches import PromptBatch, TextBatch, prompt_batch, text_batch
+from openclara.data.published import PublishedWording
 from openclara.model.topk import select, straight_through_topk
 from openclara.training.coupling import Coupling
 from openclara.training.losses import alignment_loss, answer_loss, ranking_loss
+from openclara.training.published_prompts import published_prompt
 
 if TYPE_CHECKING:
     import random
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from openclara.config import JointStage, Stage, SupervisedStage
     from openclara.data.tokenizer import TextTokenizer
+    from openclara.data.wording import Wording
     from openclara.model.adapters import Role
     from openclara.model.clara import ClaraModel
     from openclara.training.examples import Example
@@ -94,14 +97,21 @@ class Collator:
     Args:
         stage: The stage's part of the recipe.
         tokenizer: Tokenizer of the base.
+        wording: Prompts of the model; our own if None.
         query_n_memory: Memory tokens of a question; None for as many as a document has.
     """
 
     def __init__(
-        self, stage: Stage, tokenizer: TextTokenizer, *, query_n_memory: int | None = None
+        self,
+        stage: Stage,
+        tokenizer: TextTokenizer,
+        wording: Wording | None = None,
+        *,
+        query_n_memory: int | None = None,
     ) -> None:
         self.stage = stage
         self.tokenizer = tokenizer
+        self.wording = wording
         self.query_n_memory = query_n_memory
 
     def cost(self, example: Example, n_memory: int) -> int:
@@ -149,7 +159,7 @@ class Collator:
         if kind == "supervised":
             relevant_BN = torch.tensor([[i in example.gold for i in ids] for example, ids in pairs])
         else:
-            prompts = prompt_batch([self._prompt(*pair, n_memory) for pair in pairs])
+            prompts = prompt_batch([self._prompt(*pair, n_memory, rng) for pair in pairs])
         n_documents = tuple(len(ids) for ids in chosen)
         return StageBatch(documents, prompts, n_documents, questions, relevant_BN)
 
@@ -202,8 +212,12 @@ class Collator:
         return shown
 
     def _prompt(
-        self, example: Example, documents: Sequence[int], n_memory: int
+        self, example: Example, documents: Sequence[int], n_memory: int, rng: random.Random
     ) -> list[tuple[Sequence[int], bool]]:
+        if isinstance(self.wording, PublishedWording):
+            pairs = self.stage.max_pairs if self.stage.kind == "compress" else None
+            docs = (self._n_shown(len(documents)), n_memory)
+            return published_prompt(self.wording, example, docs=docs, pairs=pairs, rng=rng)
         chat = self.tokenizer.chat
         if self.stage.kind == "text":
             background = chat.text_background([example.texts[i] for i in documents])
