@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny import plain_lm, random_roles, tiny_clara_model
@@ -132,3 +134,59 @@ def test_top_p_samples_from_the_smallest_set_with_that_mass():
     square = torch.tensor([0.1, 0.4, 0.2, 0.3]).square()
     counts = torch.bincount(cold, minlength=4) / 4000
     torch.testing.assert_close(counts, square / square.sum(), rtol=0, atol=0.03)
+
+
+@pytest.fixture
+def seen(model, monkeypatch):
+    """Positions that each pass of the generator read."""
+    counts = []
+    with model.roles.use("generator") as lm:
+        forward = lm.model.forward
+
+    def counted(*args, inputs_embeds, **kwargs):
+        counts.append(inputs_embeds.shape[1])
+        return forward(*args, inputs_embeds=inputs_embeds, **kwargs)
+
+    monkeypatch.setattr(lm.model, "forward", counted)
+    model.roles.starts.clear()
+    return counts
+
+
+@pytest.mark.parametrize("rows", [[0], [0, 3], [0, 3, 3]])
+def test_a_shared_start_is_read_once_and_changes_nothing(model, seen, rows):
+    prompts = [PROMPTS[at] for at in rows]
+    expected = written(model, prompts, max_new_tokens=5)
+    assert seen == [7, 1, 1, 1, 1]
+    shared = [replace(prompt, n_shared=2) for prompt in prompts]
+    assert written(model, shared, max_new_tokens=5) == expected
+    assert written(model, shared, max_new_tokens=5) == expected
+    assert seen[5:] == [2, 5, 1, 1, 1, 1, 5, 1, 1, 1, 1]
+
+
+def test_each_role_has_starts_of_its_own(model, seen):
+    shared = replace(PROMPTS[0], n_shared=2)
+    decoding = Decoding(max_new_tokens=3)
+    for role in ("generator", "compressor"):
+        bare, kept = (
+            list(generate(model, [prompt], decoding=decoding, stop_ids=NEVER, role=role))
+            for prompt in (PROMPTS[0], shared)
+        )
+        assert kept == bare
+    assert len(model.roles.starts) == 2
+
+
+def test_prompts_of_different_length_or_start_are_read_whole(model, seen):
+    longer = replace(PROMPTS[2], n_shared=2)
+    other = Prompt((1, 21, SLOT, SLOT, SEP, 30, 40), latents(2, 0), n_shared=2)
+    for prompts in ([replace(PROMPTS[0], n_shared=2), longer],
+                    [replace(PROMPTS[0], n_shared=2), other]):  # fmt: skip
+        plain = [replace(prompt, n_shared=0) for prompt in prompts]
+        assert written(model, prompts, max_new_tokens=3) == written(model, plain, max_new_tokens=3)
+    assert not model.roles.starts
+
+
+def test_what_trains_keeps_no_starts(tiny_base):
+    training = tiny_clara_model(tiny_base, merged=False)
+    shared = replace(PROMPTS[0], n_shared=2)
+    expected = written(training, [PROMPTS[0]], max_new_tokens=3)
+    assert written(training, [shared], max_new_tokens=3) == expected

@@ -156,6 +156,9 @@ class PublishedTokenizer(TextTokenizer):
 class PublishedWording:
     """The published prompts around latents (`USER_QA` and its kin)."""
 
+    n_shared = 0
+    """Each prompt is tokenised whole: where the template ends and a text starts is not known."""
+
     def __init__(self, tokenizer: PublishedTokenizer) -> None:
         self._tokenizer = tokenizer
 

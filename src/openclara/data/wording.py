@@ -22,6 +22,10 @@ PUBLISHED: Final = "published"
 class Wording(Protocol):
     """Prompts of one kind of model. Slots are `SLOT`, each block of them is ended by `SEP`."""
 
+    @property
+    def n_shared(self) -> int:
+        """Leading ids of a prompt on latents or texts that come from the template alone."""
+
     def from_latents(self, question: str, *, n_documents: int, n_memory: int) -> tuple[int, ...]:
         """A question on documents that are given as latents."""
 
@@ -40,6 +44,11 @@ class OwnWording:
 
     def __init__(self, tokenizer: TextTokenizer) -> None:
         self._tokenizer = tokenizer
+
+    @property
+    def n_shared(self) -> int:
+        """As in `Wording`."""
+        return len(self._tokenizer.chat.before_background)
 
     def from_latents(self, question: str, *, n_documents: int, n_memory: int) -> tuple[int, ...]:
         """As in `Wording`."""

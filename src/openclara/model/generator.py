@@ -27,10 +27,12 @@ class Prompt:
     Attributes:
         ids: Token ids; slots are `SLOT`.
         latents_SD: (S, D) latents in reading order; None without slots.
+        n_shared: Leading ids that come from the template alone: they are read once for all prompts.
     """
 
     ids: tuple[int, ...]
     latents_SD: Tensor | None = None
+    n_shared: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,13 @@ def generate(
     cache = roomy_cache(model.lm.config)
     positions_BT = (mask_BT.long().cumsum(1) - 1).clamp(min=0)
     padded = not bool(mask_BT.all())
+    for layer, (keys, values) in zip(
+        cache.layers, _shared_start(model, prompts, role), strict=False
+    ):
+        rows = (len(prompts), -1, -1, -1)
+        layer.update(keys.expand(rows), values.expand(rows))
+    n_read = cache.get_seq_length()
+    embedded_BTD, positions_BT = embedded_BTD[:, n_read:], positions_BT[:, n_read:]
     ended = [False] * len(prompts)
     for _ in range(decoding.max_new_tokens):
         with model.roles.use(role) as lm:
@@ -108,6 +117,34 @@ def generate(
         embedded_BTD = model.vocabulary(chosen_B.unsqueeze(1))
         mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(prompts), 1)], dim=1)
         positions_BT = positions_BT[:, -1:] + 1
+
+
+def _shared_start(
+    model: ClaraModel, prompts: Sequence[Prompt], role: Role | None
+) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values, (1, K, S, W) of each layer, of what all prompts start with, if anything.
+
+    Prompts of different lengths are padded in front of it, and what trains has no lasting ones.
+    """
+    from openclara.model.cache import roomy_cache
+
+    ids = prompts[0].ids[: prompts[0].n_shared]
+    alike = all(
+        len(prompt.ids) == len(prompts[0].ids) and prompt.ids[: len(ids)] == ids
+        for prompt in prompts
+    )
+    starts = getattr(model.roles, "starts", None)
+    if not ids or not alike or starts is None:
+        return []
+    if (role, ids) not in starts:
+        cache = roomy_cache(model.lm.config)
+        ids_BT = torch.tensor([ids], device=model.memory.weight.device)
+        with model.roles.use(role) as lm:
+            embedded_BTD = model.memory.embed(ids_BT, model.vocabulary)
+            lm.model(inputs_embeds=embedded_BTD, past_key_values=cache, use_cache=True)
+        starts[role, ids] = [(layer.keys.clone(), layer.values.clone()) for layer in cache.layers]
+    found: list[tuple[Tensor, Tensor]] = starts[role, ids]
+    return found
 
 
 def embed_prompts(model: ClaraModel, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:

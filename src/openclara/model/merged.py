@@ -39,6 +39,8 @@ class MergedRoles:
         self._states = states
         self._scale = scale
         self._copies: dict[Role | None, Any] = {}
+        # Nothing here trains, so what a role made of the start of a prompt stays valid.
+        self.starts: dict[tuple[Role | None, tuple[int, ...]], list[tuple[Tensor, Tensor]]] = {}
 
     @property
     def trained(self) -> tuple[Role, ...]:

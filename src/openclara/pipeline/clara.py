@@ -552,12 +552,13 @@ class Clara:
         if context == "none" or not hits:
             return Prompt(self.wording.closed(question))
         if context == "text":
-            return Prompt(self._text_prompt(question, hits))
+            return Prompt(self._text_prompt(question, hits), n_shared=self.wording.n_shared)
         latents_CMD = _latents(hits)
         ids = self.wording.from_latents(
             question, n_documents=latents_CMD.shape[0], n_memory=latents_CMD.shape[1]
         )
-        return Prompt(ids, self.model.in_reading_order(latents_CMD))
+        latents_SD = self.model.in_reading_order(latents_CMD)
+        return Prompt(ids, latents_SD, n_shared=self.wording.n_shared)
 
     def text_prompt_tokens(self, question: str, hits: Sequence[Hit]) -> int:
         """Positions of a prompt that holds the stretches as text."""
