@@ -14,7 +14,7 @@ RESULTS = Path(__file__).parent / "results"
 
 def main() -> None:
     """Print Markdown."""
-    lines = [*speed(), "", *search()]
+    lines = [*speed(), "", *stages(), "", *search()]
     print("\n".join(lines))
 
 
@@ -25,7 +25,7 @@ def read(name: str) -> Any:
 
 def speed() -> list[str]:
     """Compression, first token and training choices, each against what it is measured against."""
-    compress, first, training = read("compress"), read("first_token"), read("training")
+    compress, training = read("compress"), read("training")
     machine = compress["machine"]
     lines = [
         f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}, bf16; "
@@ -41,21 +41,44 @@ def speed() -> list[str]:
             f"| {cell(rates['openclara'], 1)} | plain loop {cell(rates['plain_loop'], 1)} "
             f"| {cell(row['ratio'], 1)} |"
         )
-    times, tokens = first["first_token_ms"], first["prompt_tokens"]
-    for key, name in {"text": "full text", "text_transformers": "the same in transformers"}.items():
-        lines.append(
-            f"| first token from an index of {first['documents']:,}, k = {first['k']}, "
-            f"{first['n_memory']} latents, ms ({tokens['latents']} prompt positions) "
-            f"| {cell(times['latents'], 0)} "
-            f"| {name}, {tokens['text']:,} positions: {cell(times[key], 0)} "
-            f"| {cell(first['ratio'][key], 1)} |"
-        )
+    lines += first_token(read("first_token"), "")
+    lines += first_token(read("first_token_without_amx"), "; AMX switched off")
     names = {"attention": "attention, forward and backward", "low_rank": "linear layer with LoRA"}
     for key, name in names.items():
         row = training[key]
         lines.append(
             f"| {name}, ms | {cell(row['ours_ms'], 1)} | torch's own {cell(row['replaced_ms'], 1)} "
             f"| {cell(row['ratio'], 1)} |"
+        )
+    return lines
+
+
+def first_token(first: Any, how: str) -> list[str]:
+    """From latents and from full text, ours and transformers'."""
+    times, tokens = first["first_token_ms"], first["prompt_tokens"]
+    return [
+        f"| first token from an index of {first['documents']:,}, k = {first['k']}, "
+        f"{first['n_memory']} latents, ms ({tokens['latents']} prompt positions{how}) "
+        f"| {cell(times['latents'], 0)} "
+        f"| {name}, {tokens['text']:,} positions: {cell(times[key], 0)} "
+        f"| {cell(first['ratio'][key], 1)} |"
+        for key, name in {"text": "full text", "text_transformers": "transformers'"}.items()
+    ]
+
+
+def stages() -> list[str]:
+    """One training step of each stage against a plain loop."""
+    lines = [
+        "| training step | tokens/s | plain loop | ratio | padded to full length | ratio "
+        "| peak MB, plain, padded |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for stage, row in read("stages")["stages"].items():
+        rates, ratio, peak = row["tokens_per_s"], row["ratio"], row["peak_mb"]
+        lines.append(
+            f"| {stage} | {cell(rates['openclara'], 0)} | {cell(rates['plain'], 0)} "
+            f"| {cell(ratio['plain'], 1)} | {cell(rates['padded'], 0)} | {cell(ratio['padded'], 1)} "
+            f"| {peak['openclara']:,}, {peak['plain']:,}, {peak['padded']:,} |"
         )
     return lines
 
