@@ -11,10 +11,10 @@ the gradient with regard to a score has two terms (paper, appendix on gradient c
   candidates' latents `z`.
 
 This is the second term as in version 2 of the paper; version 3 prints the factor `p(d|x)` twice,
-but all candidates share what is read, so one of the two sums to 1. The temperature stands in both terms,
-since the choice has it in both. The stage's own loss, as that of the published code, holds the
-second path alone: it is the gradient that reaches the reasoner. The first is measured beside it,
-from the likelihood of the answer given each candidate by itself.
+but all candidates share what is read, so one of the two sums to 1. The temperature stands in both
+terms, since the choice has it in both. The stage's own loss, as that of the published code, holds
+the second path alone: it is the gradient that reaches the reasoner. The first is measured beside
+it, from the likelihood of the answer given each candidate by itself.
 
 Legend: B questions, N candidates, M memory tokens, D width, T positions, L labelled positions.
 """
