@@ -175,7 +175,7 @@ def gradients(built, batch):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_watching_changes_no_bit_of_what_is_learned(tiny_base, dtype):
-    """Nor the dropout masks of later passes, nor, under autocast, which weights have a gradient."""
+    """Nor the dropout masks of later passes; under autocast as well."""
     both = []
     for watching in (True, False):
         built = module(tiny_base, joint(2), dropout=0.3)

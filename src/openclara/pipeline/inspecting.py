@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from openclara.model.lens import Examined
 
 KEPT = 50
-"""Likeliest tokens of a latent among which words are looked for (paper, section on the lens)."""
+"""Likeliest tokens of a latent among which words are looked for (as in the paper)."""
 
 WORD = re.compile(r"\w+")
 

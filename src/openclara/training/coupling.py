@@ -5,15 +5,16 @@ the gradient with regard to a score has two terms (paper, appendix on gradient c
 
 - the probability path, through which document is likely to be chosen,
   `-(1/t) p(d|x) [p(y|x,d) - p(y|x)] / p(y|x)`, which is `(1/t) [p(d|x) - p(d|x,y)]`;
-- the representation path, through what the generator reads, `-d log p(y|x,r) / ds_d`, where `r` is
-  what the straight-through top-k selects. For one slot it is `-(1/t) p(d|x) g . (z_d - r)` with
-  `g = d log p(y|x,r) / dr` and `r` the soft mean of the candidates' latents `z`.
+- the representation path, through what the generator reads, `-d log p(y|x) / ds_d` of what the
+  straight-through top-k selects. For one slot it is `-(1/t) p(d|x) g . (z_d - r)` with `g` the
+  gradient of `log p(y|x)` at what was selected, and `r = sum_d p(d|x) z_d` the mean of the
+  candidates' latents `z`.
 
 This is the second term as in version 2 of the paper; version 3 prints the factor `p(d|x)` twice,
-but all candidates share one `r`, so one of the two sums to 1. The temperature stands in both terms,
-since the choice has it in both. The stage's own loss, as that of the published code, holds the
-second path alone: it is the gradient that reaches the reasoner. The first is measured beside it,
-from the likelihood of the answer given each candidate by itself.
+but all candidates share what is read, so one of the two sums to 1. The temperature stands in both
+terms, since the choice has it in both. The stage's own loss, as that of the published code, holds
+the second path alone: it is the gradient that reaches the reasoner. The first is measured beside
+it, from the likelihood of the answer given each candidate by itself.
 
 Legend: B questions, N candidates, M memory tokens, D width, T positions, L labelled positions.
 """

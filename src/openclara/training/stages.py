@@ -329,7 +329,7 @@ class StageModule(nn.Module):
         loss = self._answer(batch, select(weights_BKN, latents_BNMD).flatten(0, 1))
         if self.watching:
             assert batch.prompts is not None
-            # After the answer: autocast would keep weights that were first cast without gradient.
+            # Last: nothing of the loss may depend on being looked into.
             self.coupling = Coupling(
                 self.model,
                 batch.prompts,
