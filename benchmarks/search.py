@@ -20,7 +20,7 @@ from texts import passages_of
 
 from openclara import LatentIndex, LatentSpec
 from openclara.index.layout import Quantization
-from openclara.types import Chunk, CompressedDocument, Mode
+from openclara.types import Chunk, CompressedDocument, Mode, Score
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,8 +35,11 @@ def main() -> None:
     parser.add_argument("--n-memory", type=int, default=16)
     parser.add_argument("--width", type=int, default=576)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--score", default="late", choices=get_args(Score))
     options = parser.parse_args()
-    spec = LatentSpec("made-up", "made-up", options.n_memory, options.width, 256)
+    spec = LatentSpec(
+        "made-up", "made-up", options.n_memory, options.width, 256, score=options.score
+    )
     rows = [
         one(spec, count, quantization, options.rounds)
         for count in options.documents

@@ -44,11 +44,12 @@ On two CPU cores, by the recipes in `recipes/`, {tokens:,} tokens in all:
 
 {stages}
 {note}
-It is a first model, made within hours on a small machine: it shows that the whole chain works,
-and will be replaced by a better one. It answers from English passages, in a few words, and is
-often wrong. Its reasoner has seen few questions: in a hybrid search the latents have a weight of
-{latent_weight:g} and the words the rest (`benchmarks/retrieval.py` prints what each finds). Latents
-are not anonymous: much of a text can be read back from them.
+It was made within hours on a small machine, and will be replaced by a better one. It answers from
+English passages, in a few words, and is often wrong. It finds passages far better than it answers
+from them (`benchmarks/retrieval.py` prints what each way of searching finds): in a hybrid search
+the latents have a weight of {latent_weight:g} and the words the rest, chosen on training questions.
+The first two stages read relevance labels (`contrast`), the joint stage reads none. Latents are not
+anonymous: much of a text can be read back from them.
 
 Multi-passage training rows come in part from the development splits of HotpotQA, MuSiQue and
 2WikiMultihopQA, outside the evaluation rows; no evaluation question was trained on.

@@ -49,17 +49,26 @@ def test_main_job(clara, tmp_path):
     )
     # Chance is 3 of 12; a broken index or model falls there.
     assert found >= 6
+    with LatentIndex.open(tmp_path / "t.idx") as index:
+        by_latents = clara.search([one.question for one in asked], index, k=3, mode="latent")
+    assert sum(
+        one.passages[0] in {hit.document.id for hit in hits}
+        for one, hits in zip(asked, by_latents, strict=True)
+    ) >= 6  # fmt: skip
     assert all(answer.text for answer in answers)
     assert all(answer.usage.prompt_tokens < answer.usage.text_prompt_tokens for answer in answers)
 
 
+def _quick_start():
+    return (ROOT / "README.md").read_text().split("## Quick start")[1].split("\n## ")[0]
+
+
 def _blocks():
-    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    return re.findall(r"```python\n(.*?)```", _quick_start(), re.DOTALL)
 
 
 def _commands():
-    quick_start = (ROOT / "README.md").read_text().split("## Quick start")[1].split("\n## ")[0]
-    lines = re.findall(r"^    (openclara .*)$", quick_start, re.MULTILINE)
+    lines = re.findall(r"^    (openclara .*)$", _quick_start(), re.MULTILINE)
     return [shlex.split(line, comments=True)[1:] for line in lines]
 
 
@@ -70,6 +79,7 @@ def test_quick_start_as_written(tmp_path):
     assert len(commands) >= 4
     for command in commands:
         _run([sys.executable, "-m", "openclara", *command], tmp_path)
+    assert _blocks()
     for block in _blocks():
         printed = _run([sys.executable, "-c", block], tmp_path)
         assert "docs/" in printed or "README.md" in printed
