@@ -103,10 +103,11 @@ def plan_loading(
         if plan.fits:
             return plan
     smaller = []
-    if place.device.type != "mps":
-        below = [one for one in PACKED if PRECISIONS.index(one) > PRECISIONS.index(place.weights)]
-        for packed in below:
-            smaller += _plans(source, shape, checkpoint, replace(place, weights=packed))
+    for weights in PRECISIONS[PRECISIONS.index(place.weights) + 1 :]:
+        if place.device.type != "mps" or weights not in PACKED:
+            dtype = choose_dtype(place.device, weights)
+            less = replace(place, weights=weights, dtype=dtype)
+            smaller += _plans(source, shape, checkpoint, less)
     raise ModelError(_too_large(plans[-1], next((one for one in smaller if one.fits), None)))
 
 

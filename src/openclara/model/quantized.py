@@ -30,6 +30,9 @@ FEW_POSITIONS: Final[dict[Bits, int]] = {8: 16, 4: 96}
 GROUP: Final = 64
 """Inputs that share a scale in 4 bit."""
 
+SMALLEST_STEP: Final = 1e-30
+"""Of weights that are all zero."""
+
 LANES: Final = 64
 """Rows that torch's 4-bit layout interleaves; outputs are padded to a multiple."""
 
@@ -209,10 +212,9 @@ def linear_bytes(n_outputs: int, n_inputs: int, *, bits: Bits, dtype: torch.dtyp
     return padded * (n_inputs // 2 + 4 * (n_inputs // group_size(n_inputs)))
 
 
-def _rounded_up(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """To a dtype, never below the value, so that nothing has to be clipped; zero becomes one."""
-    values = torch.where(values > 0, values, torch.ones_like(values))
-    return (values * (1 + torch.finfo(dtype).eps)).to(dtype)
+def _rounded_up(steps: Tensor, dtype: torch.dtype) -> Tensor:
+    """To a dtype, never below the value, so that nothing has to be clipped; and never zero."""
+    return (steps * (1 + torch.finfo(dtype).eps)).clamp(min=SMALLEST_STEP).to(dtype)
 
 
 @cache
