@@ -24,7 +24,7 @@ Bits = Literal[8, 4]
 BLOCK_ROWS: Final = 256
 """Rows of a weight that are numbers at a time."""
 
-FEW_POSITIONS: Final[dict[Bits, int]] = {8: 16, 4: 96}
+FEW_POSITIONS: Final[dict[Bits, int]] = {8: 12, 4: 96}
 """Up to so many positions torch's packed products are the faster ones."""
 
 GROUP: Final = 64
