@@ -114,8 +114,9 @@ class Clara:
         on_plan(plan)
         roles = load_roles(source, checkpoint, plan)
         vocabulary_VD = roles.lm.get_input_embeddings().weight
-        # Of a base that is spread over devices, texts enter where its embedding lies.
-        where = vocabulary_VD.device if plan.place.spread else plan.place.device
+        # Of a base that is spread over devices, texts enter where its embedding lies; one that is
+        # kept in main memory until it is used says `meta`.
+        where = plan.place.device if vocabulary_VD.is_meta else vocabulary_VD.device
         memory = memory_table(checkpoint, vocabulary_VD)
         head = checkpoint.head.to(where) if checkpoint.head.numel() else None
         model = ClaraModel(
