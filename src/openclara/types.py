@@ -19,6 +19,8 @@ Mode = Literal["hybrid", "latent", "lexical"]
 Context = Literal["latents", "text", "none"]
 """What to answer from: the latents of the stretches found, their full text, or nothing."""
 
+Precision = Literal["auto", "fp32", "bf16", "int8", "int4"]
+"""Arithmetic and weights of a base: `int8` and `int4` keep its linear layers in 8 and 4 bit."""
 
 Score = Literal["flat", "late"]
 """How latents are compared: by the cosine of all of them flattened, or each of a question with the

@@ -1,4 +1,4 @@
-"""`openclara info`: what is installed here and what it would run on."""
+"""`openclara info`: what is installed here, what it would run on, and what a model would need."""
 
 # Without `from __future__ import annotations`: cyclopts reads annotations when a command is called.
 
@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from openclara.cli import render
+from openclara.cli.estimating import show_needs
 from openclara.cli.options import Json
 
 if TYPE_CHECKING:
@@ -16,23 +17,37 @@ if TYPE_CHECKING:
 PACKAGES = ("openclara", "torch", "transformers", "peft", "accelerate", "safetensors")
 
 
-def info(*, as_json: Json = False) -> None:
-    """Show versions, device, arithmetic, models and folders; nothing is fetched.
+def info(
+    *,
+    model: str | None = None,
+    base: str | None = None,
+    device: str = "auto",
+    as_json: Json = False,
+) -> None:
+    """Show versions, device, arithmetic, models and folders; nothing of it is fetched.
+
+    With a model, show instead what memory it would need at each precision.
 
     Args:
+        model: Zoo name, run folder or hub id; it and its base are fetched if they are not here.
+        base: Folder or hub id of the base model, instead of the one the model names.
+        device: auto, cpu, cuda, cuda:1 or mps; where the model would be loaded.
         as_json: Print JSON instead.
     """
+    if model is not None:
+        show_needs(model, base=base, device=device, as_json=as_json)
+        return
     import torch
 
     from openclara.model.base import cache_folder, choose_device, choose_dtype
     from openclara.model.zoo import DEFAULT_MODEL, zoo_names
 
-    device = choose_device()
-    dtype = str(choose_dtype(device)).removeprefix("torch.")
+    here = choose_device(device)
+    dtype = str(choose_dtype(here)).removeprefix("torch.")
     versions = {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
     about = {
         "versions": versions,
-        "device": _device_name(device),
+        "device": _device_name(here),
         "dtype": dtype,
         "threads": torch.get_num_threads(),
         "cache": str(cache_folder()),

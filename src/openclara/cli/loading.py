@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from openclara.cli import render
+from openclara.cli.estimating import announce
 
 if TYPE_CHECKING:
     from openclara.cli.options import ModelOptions
@@ -27,7 +28,13 @@ def load_model(name: str, options: ModelOptions, *, n_memory: int | None = None)
         from openclara.pipeline import Clara
 
         return Clara.load(
-            _findable(name), base=options.base, device=options.device, n_memory=n_memory
+            _findable(name),
+            base=options.base,
+            device=options.device,
+            n_memory=n_memory,
+            precision=options.precision,
+            device_map=options.device_map,
+            on_plan=announce,
         )
 
 

@@ -4,11 +4,11 @@
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter, validators
 
-from openclara.types import Mode
+from openclara.types import Mode, Precision
 
 AtLeastOne = Annotated[int, Parameter(validator=validators.Number(gte=1))]
 Flag = Annotated[bool, Parameter(negative="", show_default=False)]
@@ -44,11 +44,16 @@ class ModelOptions:
         model: Zoo name, run folder or hub id; the index's own if it has one, else smollm2-135m.
         base: Folder or hub id of the base model, instead of the one the model names.
         device: auto, cpu, cuda, cuda:1 or mps.
+        precision: Arithmetic; int8 and int4 keep the weights of a large base in a quarter or an
+            eighth of the memory of float32.
+        device_map: auto spreads a base that one GPU cannot hold over all there are.
     """
 
     model: str | None = None
     base: str | None = None
     device: str = "auto"
+    precision: Precision = "auto"
+    device_map: Literal["auto"] | None = None
 
 
 @Parameter(name="*")

@@ -40,10 +40,10 @@ except ModuleNotFoundError as error:
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from typing import Literal
 
     from openclara.model.generator import Decoding
     from openclara.pipeline import Clara
+    from openclara.types import Precision
 
 TASKS = Path(__file__).with_name("lm_eval_tasks")
 """Folder of our tasks, for `--include_path`."""
@@ -91,7 +91,7 @@ class ClaraLM(LM):  # type: ignore[misc]
         context: Context | None = "latents",
         n_memory: int | None = None,
         device: str = "auto",
-        precision: Literal["auto", "fp32", "bf16"] = "auto",
+        precision: Precision = "auto",
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
         max_gen_toks: int = 64,
@@ -104,7 +104,7 @@ class ClaraLM(LM):  # type: ignore[misc]
             n_memory: Latents for each stretch of a document; the model's default if None.
             device: `auto`, `cpu`, `cuda`, `mps`. The harness passes `cuda:0` where none is named;
                 that is taken as `auto` on a machine without it.
-            precision: `auto` is bf16 where the hardware multiplies it, else float32.
+            precision: As in `Clara.load`.
             batch_size: Requests run together; questions only where they share their documents.
             max_batch_size: Taken because the harness passes it; bounds `batch_size`.
             max_gen_toks: Most tokens of an answer where the task does not say.

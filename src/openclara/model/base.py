@@ -106,7 +106,7 @@ def _ensure_converted(folder: Path) -> None:
         raise
     except Exception as error:  # a full disk alone raises several types
         raise ModelError(
-            f"the base model cannot be stored in {folder.parent} ({_first_line(error)}); free "
+            f"the base model cannot be stored in {folder.parent} ({first_line(error)}); free "
             "space there or set OPENCLARA_CACHE to another folder"
         ) from error
 
@@ -262,8 +262,8 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def choose_dtype(device: torch.device, precision: str = "auto") -> torch.dtype:
-    """bf16 where the hardware multiplies it natively, else float32."""
-    if precision != "auto":
+    """bf16 where the hardware multiplies it natively, else float32; also beside packed weights."""
+    if precision in ("fp32", "bf16"):
         return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float32
@@ -283,8 +283,22 @@ def cpu_multiplies_bf16() -> bool:
         return False
 
 
-def load_lm(source: BaseSource, *, device: torch.device, dtype: torch.dtype) -> Any:
+def load_lm(
+    source: BaseSource,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    spread: bool = False,
+    quantization: Any = None,
+) -> Any:
     """The causal LM in evaluation mode on a device.
+
+    Args:
+        source: The base.
+        device: Where to.
+        dtype: Arithmetic.
+        spread: Over all GPUs there are, by transformers' device map; `device` is the first.
+        quantization: A `quantization_config` of transformers, for weights packed on a GPU.
 
     Raises:
         ModelError: The files are damaged or hold no causal LM.
@@ -294,6 +308,12 @@ def load_lm(source: BaseSource, *, device: torch.device, dtype: torch.dtype) -> 
     from openclara.model import attention
 
     attention.register()
+    placed: dict[str, Any] = {}
+    if spread or quantization is not None:
+        # Packed weights cannot be moved afterwards, and a spread base must not be.
+        placed = {"device_map": "auto" if spread else {"": device}}
+    if quantization is not None:
+        placed["quantization_config"] = quantization
     try:
         with quiet_transformers():
             lm: Any = AutoModelForCausalLM.from_pretrained(
@@ -301,22 +321,25 @@ def load_lm(source: BaseSource, *, device: torch.device, dtype: torch.dtype) -> 
                 dtype=dtype,
                 local_files_only=True,
                 attn_implementation=attention.NAME if device.type == "cpu" else "sdpa",
+                **placed,
             )
     except Exception as error:  # transformers and safetensors raise many unrelated types
         raise ModelError(
-            f"the base model in {source.folder} cannot be loaded ({_first_line(error)}); "
-            f"{_cure(source)}"
+            f"the base model in {source.folder} cannot be loaded ({first_line(error)}); "
+            f"{cure(source)}"
         ) from error
-    return lm.to(device).eval()
+    return lm.eval() if placed else lm.to(device).eval()
 
 
-def _cure(source: BaseSource) -> str:
+def cure(source: BaseSource) -> str:
+    """What to do about a base whose files are damaged."""
     if source.name == DEFAULT_BASE:
         return "delete that folder and run the command again, it will be made anew"
     return "fetch it again from where it came, or name another base"
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of another library's message, not endlessly long."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
@@ -341,6 +364,6 @@ def load_tokenizer(source: BaseSource, *, as_written: bool = False) -> Any:
             return kind.from_pretrained(source.folder, local_files_only=True)
     except Exception as error:  # as in load_lm
         raise ModelError(
-            f"the tokenizer in {source.folder} cannot be loaded ({_first_line(error)}); "
-            f"{_cure(source)}"
+            f"the tokenizer in {source.folder} cannot be loaded ({first_line(error)}); "
+            f"{cure(source)}"
         ) from error

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Roles(Protocol):
-    """Whatever can hand out the LM under a role: `AdapterRoles` or `MergedRoles`."""
+    """Whatever can hand out the LM under a role: `AdapterRoles`, `MergedRoles`, `UnmergedRoles`."""
 
     lm: Any
 
@@ -128,6 +128,8 @@ class ClaraModel(nn.Module):
             embedded_RTD = embedded_RTD.scatter_add(1, index_RMD, anchors_RMD)
         with self.roles.use(role) as lm:
             states_RTD = lm.model(inputs_embeds=embedded_RTD, use_cache=False).last_hidden_state
+        # A base that is spread over devices ends on another one than it begins.
+        states_RTD = states_RTD.to(embedded_RTD.device)
         return states_RTD, anchors_RMD, weights_RM
 
     def _anchors(self, batch: TextBatch, embedded_RTD: Tensor) -> tuple[Tensor, Tensor]:

@@ -105,7 +105,8 @@ def generate(
                 past_key_values=cache,
                 use_cache=True,
             ).last_hidden_state
-            logits_BV = lm.lm_head(states_BTD[:, -1]).float()
+            # On the device of the ids again, where the base is spread over several.
+            logits_BV = lm.lm_head(states_BTD[:, -1]).float().to(device)
         chosen_B = _choose(logits_BV, decoding, chooser)
         step: list[int | None] = []
         for row, token in enumerate(chosen_B.tolist()):

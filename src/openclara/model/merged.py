@@ -18,7 +18,7 @@ from openclara.errors import ModelError
 from openclara.model.fused import fuse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from openclara.model.adapters import Role
 
@@ -55,10 +55,7 @@ class MergedRoles:
             ModelError: The checkpoint has no such role.
         """
         if role is not None and role not in self._states:
-            raise ModelError(
-                f"this checkpoint has no {role}, it has {' and '.join(self._states) or 'no role'}; "
-                "load one that has"
-            )
+            raise missing_role(role, self.trained)
         if role not in self._copies:
             shared = {id(tensor): tensor for tensor in self.lm.parameters()}
             merged = copy.deepcopy(self.lm, shared)
@@ -79,3 +76,11 @@ class MergedRoles:
             delta = (up @ down).to(module.weight.device) * self._scale
             merged = (module.weight.float() + delta).to(module.weight.dtype)
             module.weight = nn.Parameter(merged, requires_grad=False)
+
+
+def missing_role(role: Role, trained: Sequence[Role]) -> ModelError:
+    """What to say to somebody who asks for a role that was not trained."""
+    return ModelError(
+        f"this checkpoint has no {role}, it has {' and '.join(trained) or 'no role'}; "
+        "load one that has"
+    )

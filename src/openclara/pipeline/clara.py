@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, get_args, overload
+from typing import TYPE_CHECKING, Any, get_args, overload
 
 import torch
 from torch import Tensor
@@ -18,11 +18,11 @@ from openclara.data.records import framed
 from openclara.data.wording import PUBLISHED, OwnWording, Wording, make_wording
 from openclara.errors import ConfigError, DataError, IndexMismatch, ModelError
 from openclara.index.comparing import queries
-from openclara.model.base import choose_device, choose_dtype, find_base, load_lm, load_tokenizer
+from openclara.model.base import find_base, load_tokenizer
 from openclara.model.checkpoint import Card, memory_table
 from openclara.model.clara import ClaraModel
 from openclara.model.generator import Decoding, Prompt
-from openclara.model.merged import MergedRoles
+from openclara.model.placement import load_roles, plan_loading
 from openclara.model.published.reading import read_any
 from openclara.model.scoring import late_query
 from openclara.model.zoo import DEFAULT_MODEL, find_checkpoint
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from openclara.index import LatentIndex
     from openclara.index.comparing import Queries
     from openclara.model.adapters import Role
+    from openclara.model.placement import DeviceMap, Plan
+    from openclara.types import Precision
 
 
 class Clara:
@@ -74,7 +76,9 @@ class Clara:
         subfolder: str | None = None,
         n_memory: int | None = None,
         device: str = "auto",
-        precision: Literal["auto", "fp32", "bf16"] = "auto",
+        precision: Precision = "auto",
+        device_map: DeviceMap | None = None,
+        on_plan: Callable[[Plan], None] = lambda plan: None,
     ) -> Clara:
         """Load a trained model for inference.
 
@@ -85,10 +89,14 @@ class Clara:
             subfolder: Folder inside `name` that holds the checkpoint.
             n_memory: Latents for each chunk; any number up to what the model was trained with.
             device: `auto`, `cpu`, `cuda`, `mps`.
-            precision: `auto` is bf16 where the hardware multiplies it, else float32.
+            precision: `auto` is bf16 where the hardware multiplies it, else float32; `int8` and
+                `int4` keep the base's linear layers packed, with roles as adapters beside them.
+            device_map: `auto` spreads a base that one GPU cannot hold over all there are.
+            on_plan: Told what will be loaded, where and how large, before it is.
 
         Raises:
-            ModelError: Model or base are missing, damaged, or do not belong together.
+            ModelError: Model or base are missing, damaged, do not belong together, or are larger
+                than the memory there is.
             ConfigError: `n_memory` is out of range.
         """
         checkpoint = read_any(find_checkpoint(name, subfolder=subfolder), base=base)
@@ -100,10 +108,16 @@ class Clara:
                 f"differ); pass base= with a folder or hub id of the right {card.base}"
             )
         chosen = checked_n_memory(n_memory, card)
-        where = choose_device(device)
-        lm = load_lm(source, device=where, dtype=choose_dtype(where, precision))
-        memory = memory_table(checkpoint, lm.get_input_embeddings().weight)
-        roles = MergedRoles(lm, states=checkpoint.roles, scale=card.alpha / card.rank)
+        plan = plan_loading(
+            source, checkpoint, device=device, precision=precision, device_map=device_map
+        )
+        on_plan(plan)
+        roles = load_roles(source, checkpoint, plan)
+        vocabulary_VD = roles.lm.get_input_embeddings().weight
+        # Of a base that is spread over devices, texts enter where its embedding lies; one that is
+        # kept in main memory until it is used says `meta`.
+        where = plan.place.device if vocabulary_VD.is_meta else vocabulary_VD.device
+        memory = memory_table(checkpoint, vocabulary_VD)
         head = checkpoint.head.to(where) if checkpoint.head.numel() else None
         model = ClaraModel(
             roles,
@@ -118,7 +132,7 @@ class Clara:
             model=f"{name}/{subfolder}" if subfolder else name,
             fingerprint=checkpoint.fingerprint(),
             n_memory=chosen,
-            width=lm.config.hidden_size,
+            width=vocabulary_VD.shape[1],
             doc_max_length=card.doc_max_length,
             score=card.score,
         )
