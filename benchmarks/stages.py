@@ -155,7 +155,7 @@ def one_side(stage: str, side: str, tokenizer: TextTokenizer) -> tuple[StageModu
 
 
 def megabytes(stage: str, side: str) -> float:
-    """Peak memory of a process that takes two steps, less what it had before them."""
+    """Peak memory of a process that takes one step, less what it had before it."""
     command = [sys.executable, __file__, "--memory-of", stage, side]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
@@ -163,7 +163,7 @@ def megabytes(stage: str, side: str) -> float:
 def main() -> None:
     """Time the sides in turn, then measure the memory of each."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory-of", nargs=2, metavar=("STAGE", "SIDE"))
     options = parser.parse_args()
     tokenizer = TextTokenizer(load_tokenizer(find_base("smollm2-135m")))
@@ -171,8 +171,7 @@ def main() -> None:
         stage, side = options.memory_of
         module, batch = one_side(stage, side, tokenizer)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        for _ in range(2):
-            step(module, batch)
+        step(module, batch)
         print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
         return
     result: dict[str, Any] = {"machine": machine(), "n_memory": N_MEMORY, "stages": {}}

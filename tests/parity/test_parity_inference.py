@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from openclara import Document, Hit
 from openclara.data.batches import prompt_batch
 from openclara.model.generator import Decoding, embed_prompts
-from openclara.model.topk import cosine_scores, select, straight_through_topk
+from openclara.model.scoring import cosine_scores
+from openclara.model.topk import select, straight_through_topk
 from openclara.training.losses import alignment_loss
 
 pytestmark = requires_recordings
