@@ -155,7 +155,7 @@ def one_side(stage: str, side: str, tokenizer: TextTokenizer) -> tuple[StageModu
 
 
 def megabytes(stage: str, side: str) -> float:
-    """Peak memory of a process that takes one step, less what it had before it."""
+    """Peak memory of a process that loads the base and takes one step."""
     command = [sys.executable, __file__, "--memory-of", stage, side]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
@@ -170,9 +170,8 @@ def main() -> None:
     if options.memory_of:
         stage, side = options.memory_of
         module, batch = one_side(stage, side, tokenizer)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         step(module, batch)
-        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return
     result: dict[str, Any] = {"machine": machine(), "n_memory": N_MEMORY, "stages": {}}
     for stage in STAGES:

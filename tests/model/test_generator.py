@@ -9,6 +9,7 @@ import torch
 from tiny import plain_lm, random_roles, tiny_clara_model
 
 from openclara.data.tokenizer import SEP, SLOT
+from openclara.model import generator
 from openclara.model.generator import Decoding, Prompt, _choose, generate
 
 NEVER: frozenset[int] = frozenset()
@@ -183,6 +184,17 @@ def test_prompts_of_different_length_or_start_are_read_whole(model, seen):
         plain = [replace(prompt, n_shared=0) for prompt in prompts]
         assert written(model, prompts, max_new_tokens=3) == written(model, plain, max_new_tokens=3)
     assert not model.roles.starts
+
+
+def test_long_prompts_are_read_whole(model, seen, monkeypatch):
+    shared = replace(PROMPTS[0], n_shared=2)
+    monkeypatch.setattr(generator, "LONG", len(shared.ids))
+    written(model, [shared], max_new_tokens=1)
+    assert seen == [2, 5]
+    model.roles.starts.clear()
+    monkeypatch.setattr(generator, "LONG", len(shared.ids) - 1)
+    written(model, [shared], max_new_tokens=1)
+    assert seen == [2, 5, 7]
 
 
 def test_what_trains_keeps_no_starts(tiny_base):

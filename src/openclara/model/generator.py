@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from openclara.model.clara import ClaraModel
 
 
+LONG = 512
+"""Positions from which reading the start again is cheaper than what follows a kept one: behind a
+filled cache attention needs a mask, and does without the shortcuts it has without."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Prompt:
     """Ids with slots, and what goes into them.
@@ -135,7 +140,7 @@ def _shared_start(
         for prompt in prompts
     )
     starts = getattr(model.roles, "starts", None)
-    if not ids or not alike or starts is None:
+    if not ids or not alike or starts is None or len(prompts[0].ids) > LONG:
         return []
     if (role, ids) not in starts:
         cache = roomy_cache(model.lm.config)
