@@ -89,25 +89,26 @@ def _from_hub(name: str, subfolder: str) -> Path:
     if not prefix:
         # Small, and enough to say which sub-folders there are.
         wanted += [f"*/{MANIFEST}", f"*/{CONFIG}"]
-    root = _fetch(name, wanted)
+    asked = f"{name}/{subfolder}" if subfolder else name
+    root = _fetch(name, wanted, asked=asked)
     folder = root / subfolder
     if not is_checkpoint(folder) and (folder / CONFIG).is_file():
-        root = _fetch(name, [f"{prefix}{file}" for file in PUBLISHED])
+        root = _fetch(name, [f"{prefix}{file}" for file in PUBLISHED], asked=asked)
         folder = root / subfolder
     if is_model(folder):
         return folder
     if prefix:
-        root = _fetch(name, [f"*/{MANIFEST}", f"*/{CONFIG}"])
+        root = _fetch(name, [f"*/{MANIFEST}", f"*/{CONFIG}"], asked=asked)
     raise _no_model(Path(name) / subfolder, name, _inner_models(root))
 
 
-def _fetch(name: str, wanted: list[str]) -> Path:
+def _fetch(name: str, wanted: list[str], *, asked: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(name, allow_patterns=wanted))
     except Exception as error:  # the hub client raises many unrelated types
         raise ModelError(
-            f"the model {name!r} is neither in the zoo nor a folder here, and could not be fetched "
-            f"from the hub ({type(error).__name__}); check the name and the network"
+            f"the model {asked!r} is neither in the zoo nor a folder here, and could not be "
+            f"fetched from the hub ({type(error).__name__}); check the name and the network"
         ) from error

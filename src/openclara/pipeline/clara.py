@@ -294,16 +294,11 @@ class Clara:
     ) -> tuple[list[list[Hit]], float]:
         """Hits, and the milliseconds it took to embed the questions."""
         self._check(questions, index)
-        if n_memory is not None and not 1 <= n_memory <= index.spec.n_memory:
-            raise ConfigError(
-                f"n_memory is {n_memory}, this index keeps {index.spec.n_memory} latents a chunk; "
-                "use a number from 1 to that"
-            )
         if not questions:
             return [], 0.0
         started = time.perf_counter()
         latents_QMD = None
-        used = n_memory or index.spec.n_memory
+        used = index.spec.n_memory if n_memory is None else n_memory
         if mode != "lexical" or with_latents:
             latents_QMD = self.reason(questions, n_memory=used)
         embed_ms = ms_since(started)
