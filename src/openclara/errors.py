@@ -29,3 +29,23 @@ class IndexMismatch(OpenClaraError):  # noqa: N818 - reads as the sentence it is
 
 class IndexBusy(OpenClaraError):  # noqa: N818 - reads as the sentence it is
     """Another process is writing to the index."""
+
+
+class Busy(OpenClaraError):  # noqa: N818 - reads as the sentence it is
+    """A service has no room for another question now.
+
+    Attributes:
+        retry_after_s: When to try again.
+    """
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class TimedOut(OpenClaraError):  # noqa: N818 - reads as the sentence it is
+    """A question took longer than it may."""
+
+
+class TeacherError(OpenClaraError):
+    """A teacher can do no task any more: budget spent, key refused, endpoint unknown."""

@@ -1,0 +1,1 @@
+"""An HTTP service and a page over one or more indexes."""

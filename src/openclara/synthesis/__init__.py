@@ -1,0 +1,1 @@
+"""Training records from plain documents: the data pipeline of salient compressor pretraining."""
