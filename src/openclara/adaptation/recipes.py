@@ -1,0 +1,109 @@
+"""The recipes that an adaptation is made of, as values: two short runs and an evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from openclara.config import (
+    CompressStage,
+    DataConfig,
+    EvalConfig,
+    InstructStage,
+    LatentRanker,
+    LatentSystem,
+    OptimConfig,
+    PlainRanker,
+    RunConfig,
+    RuntimeConfig,
+    TaskConfig,
+)
+
+if TYPE_CHECKING:
+    from openclara.config import AdaptConfig
+
+BEFORE, AFTER = "before", "after"
+"""The model that was given and the one that was made, as the report names them."""
+
+CONTRAST = 0.3
+"""Weight of the contrastive loss, as in the recipes of the shipped model."""
+
+BATCH_TOKENS = 3072
+"""Padded positions of a step, as there."""
+
+
+def compress_recipe(config: AdaptConfig, records: Path) -> RunConfig:
+    """Stage 1 on the corpus: its passages go through latents, answers and paraphrases come out."""
+    stage = CompressStage(
+        kind="compress", question_targets=False, contrast=CONTRAST, alignment=config.alignment
+    )
+    return _recipe(config, "compress", config.model, stage, records, config.compress_steps)
+
+
+def instruct_recipe(config: AdaptConfig, records: Path) -> RunConfig:
+    """Stage 2 on the corpus: answers come from several documents, distractors among them."""
+    stage = InstructStage(kind="instruct", contrast=CONTRAST, alignment=config.alignment)
+    parent = str(config.output / "compress")
+    return _recipe(config, "instruct", parent, stage, records, config.instruct_steps)
+
+
+def _recipe(
+    config: AdaptConfig,
+    name: str,
+    parent: str,
+    stage: CompressStage | InstructStage,
+    records: Path,
+    steps: int,
+) -> RunConfig:
+    return RunConfig(
+        output=config.output / name,
+        init_from=parent,
+        n_memory=config.n_memory,
+        stage=stage,
+        data=(DataConfig(path=records.resolve()),),
+        optim=OptimConfig(lr=config.lr, steps=steps, batch_tokens=BATCH_TOKENS),
+        runtime=RuntimeConfig(
+            seed=config.seed, save_every=20, validate_every=max(20, steps // 2), log_every=5
+        ),
+    )
+
+
+def evaluation_recipe(config: AdaptConfig, held_out: Path | None) -> EvalConfig:
+    """Both models on questions about passages that no training has seen.
+
+    They answer from the gold passages, which leaves search out, and from what their own reasoner
+    chooses among each question's candidates.
+    """
+    adapted = str(config.output / "instruct")
+    tasks = []
+    if config.questions is not None:
+        tasks.append(TaskConfig(name="own questions", records=config.questions.resolve()))
+    if held_out is not None:
+        tasks.append(TaskConfig(name="held-out records", records=held_out.resolve()))
+    rankers: list[PlainRanker | LatentRanker] = [
+        PlainRanker(kind="random", name="random"),
+        PlainRanker(kind="bm25", name="BM25"),
+        PlainRanker(kind="gold", name="gold"),
+    ]
+    systems = []
+    for name, model in ((BEFORE, config.model), (AFTER, adapted)):
+        rankers.append(LatentRanker(kind="latent", name=f"reasoner {name}", model=model))
+        for ranker in ("gold", f"reasoner {name}"):
+            read = "gold passages" if ranker == "gold" else "its own choice"
+            systems.append(
+                LatentSystem(
+                    reader="latents", name=f"{name}, from {read}", ranker=ranker, model=model,
+                    n_memory=config.eval_n_memory,
+                )
+            )  # fmt: skip
+    return EvalConfig(
+        output=config.output / "evaluation",
+        data_root=Path(),
+        settings=("oracle",),
+        limit=config.eval_limit,
+        k=config.k,
+        reference=f"{BEFORE}, from gold passages",
+        tasks=tuple(tasks),
+        rankers=tuple(rankers),
+        systems=tuple(systems),
+    )
