@@ -129,7 +129,7 @@ class _Name(NamedTuple):
     is_at_start: bool
 
 
-def entities(text: str) -> list[str]:
+def entities(text: str, *, certain: bool = False) -> list[str]:
     """The distinct names in a text, by rule.
 
     A name is a maximal run of capitalised words within a sentence, with the particles between them
@@ -144,6 +144,7 @@ def entities(text: str) -> list[str]:
 
     Args:
         text: Any text.
+        certain: Leave out single words that the text has at sentence starts only.
 
     Returns:
         The names as written, by first occurrence.
@@ -156,7 +157,9 @@ def entities(text: str) -> list[str]:
         dict.fromkeys(
             name.text
             for name in names
-            if " " in name.text or name.text in inside or name.text.lower() not in tokens
+            if " " in name.text
+            or name.text in inside
+            or (not certain and name.text.lower() not in tokens)
         )
     )
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 INK = "#757b84"
-"""Lines and letters of a figure: a grey of like contrast (4.2) on white and on near black. On a page
-it becomes the colour of the page's text."""
+"""Lines and letters of a figure: a grey of like contrast (4.2) on white and near black. On a page it
+becomes the colour of the page's text."""
 
 
 class Figure(Protocol):

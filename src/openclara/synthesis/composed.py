@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 # Read when a line of a shard is: not only for types.
-from openclara.synthesis.passages import Passage
+from openclara.synthesis.passages import Passage  # noqa: TC001
 from openclara.synthesis.tasks import Spent
 
 PairKind = Literal["simple", "complex"]
@@ -76,7 +76,7 @@ class Composed:
     rounds: int = 0
     tasks: dict[str, int] | None = None
     n_failed: int = 0
-    spent: Spent = Spent()
+    spent: Spent = field(default_factory=Spent)
 
     @property
     def coverage(self) -> float:

@@ -22,7 +22,7 @@ _LONGEST_QUESTION = 60
 """Words."""
 
 _POINTS_AT_TEXT = re.compile(
-    r"\b(?:according to|(?:mentioned|described|stated|given|discussed|named|listed|provided) (?:in|by)"
+    r"\b(?:according to|(?:mentioned|described|stated|given|discussed|named|listed) (?:in|by)"
     r"|in|from|of|does|by)\s+(?:the|this)\s+"
     r"(?:above\s+|given\s+|provided\s+|following\s+)?(?:passage|document|text|excerpt|paragraph)\b",
     re.IGNORECASE,
@@ -31,7 +31,49 @@ _SEPARATORS = re.compile(r"\s*(?:[,;]|\band\b|&)\s+")
 _THOUSANDS = re.compile(r"(?<=[0-9])[,'’\u00a0\u2009\u202f](?=[0-9]{3}(?![0-9]))")
 _ARTICLES = re.compile(r" (?:a|an|the)(?= )")
 _ASKING = frozenset(
-    ["what", "which", "who", "whom", "whose", "when", "where", "why", "how", "many", "much", "is", "are", "was", "were", "be", "did", "does", "do", "has", "have", "had", "in", "on", "at", "of", "by", "for", "to", "from", "with", "and", "or", "the", "a", "an", "as", "that", "this", "it", "its"]
+    [
+        "what",
+        "which",
+        "who",
+        "whom",
+        "whose",
+        "when",
+        "where",
+        "why",
+        "how",
+        "many",
+        "much",
+        "is",
+        "are",
+        "was",
+        "were",
+        "be",
+        "did",
+        "does",
+        "do",
+        "has",
+        "have",
+        "had",
+        "in",
+        "on",
+        "at",
+        "of",
+        "by",
+        "for",
+        "to",
+        "from",
+        "with",
+        "and",
+        "or",
+        "the",
+        "a",
+        "an",
+        "as",
+        "that",
+        "this",
+        "it",
+        "its",
+    ]
 )
 
 
@@ -158,8 +200,12 @@ def _sentences(text: str) -> Iterator[str]:
 
 
 def facts(document: str) -> tuple[str, ...]:
-    """The numbers, dates and names of a document: what its pairs shall cover."""
-    return (*numbers(document), *entities(document))
+    """The numbers, dates and names of a document: what its pairs shall cover.
+
+    Single words are names only where a capital is not due to the start of a sentence: what is none
+    could neither be asked for nor kept in other words.
+    """
+    return (*numbers(document), *entities(document, certain=True))
 
 
 def uncovered(items: Iterable[str], texts: Iterable[str]) -> tuple[str, ...]:
@@ -186,15 +232,14 @@ def paraphrase_fault(
     source = framed(title, document)
     if not paraphrase.strip():
         return "paraphrase empty"
-    figures, names = numbers(document), entities(document)
+    figures, names = numbers(document), entities(document, certain=True)
     if len(held(figures, paraphrase)) < len(figures):
         return "paraphrase loses a number"
     if len(held(names, paraphrase)) < len(names):
         return "paraphrase loses a name"
     if len(held(numbers(paraphrase), source)) < len(numbers(paraphrase)):
         return "paraphrase adds a number"
-    # A single word may only open its sentence, so two are asked for.
-    if any(not _words(name) <= _words(source) for name in entities(paraphrase) if " " in name):
+    if any(not _words(name) <= _words(source) for name in entities(paraphrase, certain=True)):
         return "paraphrase adds a name"
     if copied(paraphrase, document) > rules.max_copied:
         return "paraphrase copies the form"

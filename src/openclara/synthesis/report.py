@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from openclara.synthesis.tally import Tally
 
 HOW_CHECKED = (
-    ("Fit to ask", "A question has from 3 to 60 words, does not point at its text (\"according to "
-     "the passage\"), and no earlier one of the passage asks the same."),
-    ("Found in the passage", "Every number and date of an answer is among the passage's, and its "
+    ("Fit to ask", "A question has from 3 to 60 words, does not point at its text (such as by "
+     "“according to the passage”), and no earlier one of the passage asks the same."),
+    ("Found in the passage", "Every number and date of an answer is among the passage's; its "
      "words, or those of each part of a list, stand there in sequence. An answer that only repeats "
      "its question does not count."),
-    ("Judged right", "The teacher is shown passage, question and answer and says whether the answer "
-     "is complete, supported and adds nothing. A verdict never replaces a rule."),
-    ("Answered alike again", "The teacher answers the accepted question once more from the passage; "
-     "numbers must be the same, words must largely be."),
+    ("Judged right", "The teacher is shown passage, question and answer and says whether the "
+     "answer is complete, supported and adds nothing. A verdict never replaces a rule."),
+    ("Answered alike again", "The teacher answers the accepted question once more from the "
+     "passage; numbers must be the same, words must largely be."),
     ("Coverage", "Part of the numbers, dates and names of a passage, found by rule, that its "
-     "accepted pairs mention. Below the recipe's target more questions are asked; below its minimum "
-     "all pairs of the passage are rejected."),
-    ("Paraphrases", "Every number and name of the passage is still there, no number or name is new, "
-     "and not too many runs of four words are copied."),
+     "accepted pairs mention. Below the recipe's target more questions are asked; below its "
+     "minimum all pairs of the passage are rejected."),
+    ("Paraphrases", "Every number and name of the passage is still there, no number or name is "
+     "new, and not too many runs of four words are copied."),
 )  # fmt: skip
 
 

@@ -54,7 +54,7 @@ class Progress:
     asked: int = 0
     known: int = 0
     failed: int = 0
-    spent: Spent = Spent()
+    spent: Spent = field(default_factory=Spent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +82,14 @@ class Watching:
 
     Attributes:
         read: What was read, before anything is asked.
-        planned: What is left to do, and what it may take.
+        planned: What is left to do, what it may take, and how many passages there are in all.
         moved: After each reply and each finished passage.
         unreadable: A document that cannot be read and is left out; without it, it is an error.
         stop: Asked now and then; true stops the work so that it can go on later.
     """
 
     read: Callable[[Reading], None] = _ignore
-    planned: Callable[[Estimate], None] = _ignore
+    planned: Callable[[Estimate, int], None] = _ignore
     moved: Callable[[Progress], None] = _ignore
     unreadable: Callable[[DataError], None] | None = None
     stop: Callable[[], bool] = lambda: False
@@ -133,7 +133,7 @@ def synthesise(
             if recipe.retry_failed and not estimate_only:
                 cache.forget_failed()
             work = _Work(recipe, passages, shards, watching)
-            watching.planned(work.estimate())
+            watching.planned(work.estimate(), len(passages))
             if estimate_only or not work.carry_out(asked, cache):
                 return Outcome(False, work.progress)
         tally = Tally(recipe.seed)

@@ -76,7 +76,7 @@ class Tally:
     rounds: Counter[int] = field(default_factory=Counter)
     tasks: Counter[str] = field(default_factory=Counter)
     failed: int = 0
-    spent: Spent = Spent()
+    spent: Spent = field(default_factory=Spent)
     _drawn: list[tuple[int, int, Composed]] = field(default_factory=list)
 
     def add(self, composed: Composed) -> None:
