@@ -21,6 +21,7 @@ from openclara.cli import (
     indexing,
     inspecting,
     render,
+    synthesizing,
     training,
 )
 from openclara.cli.options import Flag
@@ -56,6 +57,7 @@ app.command(asking.ask, sort_key=3)
 app.command(inspecting.inspect, sort_key=4)
 app.command(training.train, sort_key=5)
 app.command(evaluating.evaluate, name="eval", sort_key=5)
+app.command(synthesizing.synthesize, sort_key=5)
 app.command(converting.convert, sort_key=6)
 export = App(name="export", help="Write a model for other programs.", sort_key=7)
 app.command(export)

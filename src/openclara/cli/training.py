@@ -47,7 +47,7 @@ def train(
     config = read_recipe(RunConfig, recipe, overrides(options, RunConfig))
     with render.waiting("loading base, model and data"):
         from openclara.training.run import train as carry_out
-    with _signals() as received, _Display(config) as display:
+    with signals() as received, _Display(config) as display:
         folder = carry_out(
             config,
             on_start=display.started,
@@ -127,7 +127,7 @@ def _value(text: str) -> Any:
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
+def signals() -> Iterator[list[int]]:
     """Collect the first Ctrl-C or termination instead of dying of it; the second one counts."""
     received: list[int] = []
 

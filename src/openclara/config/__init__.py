@@ -1,4 +1,4 @@
-"""Recipes: what to train and what to evaluate, as strict trees read from TOML."""
+"""Recipes: what to train, to evaluate and to synthesise, as strict trees read from TOML."""
 
 from __future__ import annotations
 
@@ -17,6 +17,16 @@ from openclara.config.evaluation import (
     TextSystem,
 )
 from openclara.config.strict import read_recipe
+from openclara.config.synthesis import (
+    CandidatesConfig,
+    LocalTeacher,
+    OpenAITeacher,
+    PassagesConfig,
+    QualityConfig,
+    RulesTeacher,
+    SynthesisConfig,
+    TeacherConfig,
+)
 from openclara.config.training import (
     CompressStage,
     DataConfig,
@@ -32,6 +42,7 @@ from openclara.config.training import (
 )
 
 __all__ = [
+    "CandidatesConfig",
     "ClosedSystem",
     "CompressStage",
     "DataConfig",
@@ -42,17 +53,24 @@ __all__ = [
     "JointStage",
     "LatentRanker",
     "LatentSystem",
+    "LocalTeacher",
     "ModelConfig",
+    "OpenAITeacher",
     "OptimConfig",
+    "PassagesConfig",
     "PlainRanker",
+    "QualityConfig",
     "Ranker",
+    "RulesTeacher",
     "RunConfig",
     "RuntimeConfig",
     "Setting",
     "Stage",
     "SupervisedStage",
+    "SynthesisConfig",
     "System",
     "TaskConfig",
+    "TeacherConfig",
     "TextStage",
     "TextSystem",
     "read_recipe",

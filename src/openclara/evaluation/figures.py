@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from openclara.errors import ConfigError
+from openclara.reports.page import INK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
 
 AVERAGE = "average"
 """What stands for the task in rows over all tasks."""
-
-INK = "#757b84"
-"""Text and axes: a grey of like contrast (4.2) on white and on near black."""
 
 SIZE = (5.2, 4.1)
 """Inches."""

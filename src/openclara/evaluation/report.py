@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import TYPE_CHECKING, Any
 
 from openclara.evaluation.figures import AVERAGE, draw, overall_tasks
 from openclara.evaluation.metrics import scores
-from openclara.evaluation.page import Cell, Sample, Section, Table, html, markdown
+from openclara.reports.page import Cell, Sample, Section, Table, html, markdown
+from openclara.reports.writing import one_line, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -94,39 +94,16 @@ def write_report(results: Mapping[str, Any], folder: Path) -> None:
         ConfigError: matplotlib is not installed; `results.json` is written by then.
     """
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    _write(folder / "results.json", json.dumps(results, indent=1).encode() + b"\n")
+    write_whole(folder / "results.json", json.dumps(results, indent=1).encode() + b"\n")
     shown = one_line(results)
     drawings = draw(shown)
     report = _Report(shown, drawings)
     sections = report.sections()
     for drawing in drawings:
-        _write(folder / "figures" / f"{drawing.name}.svg", drawing.svg.encode())
-        _write(folder / "figures" / f"{drawing.name}.png", drawing.png)
-    _write(folder / "report.md", markdown(report.title, sections).encode())
-    _write(folder / "report.html", html(report.title, sections).encode())
-
-
-def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    part.replace(path)
-
-
-def one_line(value: Any) -> Any:
-    """Every text of a tree as one line, without control characters, overrides of direction, halves.
-
-    Args:
-        value: Anything JSON can hold.
-    """
-    if isinstance(value, str):
-        text = re.sub(r"[\u202a-\u202e\u2066-\u2069]", "", value)
-        text = re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text)
-        return " ".join(re.sub(r"[\ud800-\udfff\ufffe\uffff]", "\ufffd", text).split())
-    if isinstance(value, dict):
-        return {one_line(key): one_line(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [one_line(item) for item in value]
-    return value
+        write_whole(folder / "figures" / f"{drawing.name}.svg", drawing.svg.encode())
+        write_whole(folder / "figures" / f"{drawing.name}.png", drawing.png)
+    write_whole(folder / "report.md", markdown(report.title, sections).encode())
+    write_whole(folder / "report.html", html(report.title, sections).encode())
 
 
 # --- what it says ------------------------------------------------------------------------------

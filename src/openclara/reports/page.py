@@ -10,14 +10,31 @@ from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 from string import Template
-from typing import TYPE_CHECKING
-
-from openclara.evaluation.figures import INK
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from openclara.evaluation.figures import Drawing
+
+INK = "#757b84"
+"""Lines and letters of a figure: a grey of like contrast (4.2) on white and near black. On a page it
+becomes the colour of the page's text."""
+
+
+class Figure(Protocol):
+    """A drawing.
+
+    Attributes:
+        caption: What it shows, in a sentence.
+        svg: With text as text, on no background.
+    """
+
+    caption: str
+    svg: str
+
+    @property
+    def name(self) -> str:
+        """Of its file, without a suffix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +89,23 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class Extract:
+    """A text, and what was made of it.
+
+    Attributes:
+        title: Heading.
+        where: Where it comes from.
+        text: The text.
+        points: What was made of it; the first of each pair says what the second is.
+    """
+
+    title: str
+    where: str
+    text: str
+    points: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
 class Section:
     """A part of the report; what it holds is shown in this order.
 
@@ -81,8 +115,9 @@ class Section:
         code: A command.
         points: A list; the first of each pair says what the second is about.
         tables: Values.
-        figures: Drawings; they follow the first table.
+        figures: Figures; they follow the first table.
         samples: Questions.
+        extracts: Texts.
     """
 
     title: str
@@ -90,8 +125,9 @@ class Section:
     code: str = ""
     points: Sequence[tuple[str, str]] = ()
     tables: Sequence[Table] = ()
-    figures: Sequence[Drawing] = ()
+    figures: Sequence[Figure] = ()
     samples: Sequence[Sample] = ()
+    extracts: Sequence[Extract] = ()
 
 
 # --- HTML --------------------------------------------------------------------------------------
@@ -122,15 +158,24 @@ def _section(section: Section) -> str:
     if section.code:
         parts.append(f"<pre><code>{escape(section.code)}</code></pre>")
     if section.points:
-        points = (
-            f"<div><dt>{_data(lead)}</dt><dd>{_data(text)}</dd></div>"
-            for lead, text in section.points
-        )
-        parts += ["<dl>", *points, "</dl>"]
+        parts.append(_points(section.points))
     tables = [_table(table) for table in section.tables]
     parts += [*tables[:1], *map(_figure, section.figures), *tables[1:]]
     parts += map(_sample, section.samples)
+    parts += map(_extract, section.extracts)
     return "\n".join(parts) + "\n"
+
+
+def _points(points: Iterable[tuple[str, str]]) -> str:
+    rows = (f"<div><dt>{_data(lead)}</dt><dd>{_data(text)}</dd></div>" for lead, text in points)
+    return "\n".join(["<dl>", *rows, "</dl>"])
+
+
+def _extract(extract: Extract) -> str:
+    return (
+        f"<article>\n<h3>{_data(extract.title)}</h3>\n<p><small>{_data(extract.where)}</small></p>\n"
+        f"<blockquote>{_data(extract.text)}</blockquote>\n{_points(extract.points)}\n</article>"
+    )
 
 
 def _table(table: Table) -> str:
@@ -175,7 +220,7 @@ def _sample(sample: Sample) -> str:
     )
 
 
-def _figure(drawing: Drawing) -> str:
+def _figure(drawing: Figure) -> str:
     caption = escape(drawing.caption)
     return (
         f'<figure><div class="wide">{_inline(drawing)}</div>'
@@ -183,7 +228,7 @@ def _figure(drawing: Drawing) -> str:
     )
 
 
-def _inline(drawing: Drawing) -> str:
+def _inline(drawing: Figure) -> str:
     """A drawing inside the page: ids are its own, text takes the colour of the page's text."""
     svg = drawing.svg[drawing.svg.index("<svg") :]
     svg = re.sub(r"<style\b.*?</style>", "", svg, flags=re.DOTALL)
@@ -246,6 +291,14 @@ def _blocks(section: Section) -> Iterator[str]:
         header = (Cell("system"), Cell("answer"), Cell(""))
         rows = [tuple(map(Cell, one)) for one in sample.said]
         yield _lines(Table("", header, rows, words=True))
+    for extract in section.extracts:
+        yield from _quoted(extract)
+
+
+def _quoted(extract: Extract) -> Iterator[str]:
+    yield f"**{_plain(extract.title)}** ({_plain(extract.where)})"
+    yield f"> {_plain(extract.text)}"
+    yield "\n".join(f"- **{_plain(lead)}**: {_plain(text)}" for lead, text in extract.points)
 
 
 def _lines(table: Table) -> str:

@@ -1,0 +1,1 @@
+"""What a report is made of, for whoever has something to report."""
