@@ -2,9 +2,10 @@
 
     python benchmarks/adaptation.py data/train/single.jsonl.gz --source policyqa
 
-Passages are split by title (of PolicyQA: by web site). Records are synthesised from one part; people's
-own questions about the other part are asked before and after. Each question's candidates are its
-passage and others of the same title, so that finding it takes more than the topic. Prints JSON.
+Passages are split by title (of PolicyQA: by web site). Records are synthesised from one part;
+people's own questions about the other part are asked before and after. Each question's candidates
+are its passage and others of the same title, so that finding it takes more than the topic. Prints
+JSON.
 """
 
 from __future__ import annotations

@@ -13,14 +13,17 @@ from openclara.config import (
     LatentRanker,
     LatentSystem,
     OptimConfig,
+    PassagesConfig,
     PlainRanker,
     RunConfig,
     RuntimeConfig,
+    SynthesisConfig,
     TaskConfig,
 )
 
 if TYPE_CHECKING:
     from openclara.config import AdaptConfig
+    from openclara.model.checkpoint import Card
 
 BEFORE, AFTER = "before", "after"
 """The model that was given and the one that was made, as the report names them."""
@@ -30,6 +33,19 @@ CONTRAST = 0.3
 
 BATCH_TOKENS = 3072
 """Padded positions of a step, as there."""
+
+
+def synthesis_recipe(config: AdaptConfig, card: Card) -> SynthesisConfig:
+    """Records of the corpus for the model of that card, a part of its documents held out."""
+    return SynthesisConfig(
+        output=config.output / "records",
+        documents=config.corpus,
+        limit=config.limit,
+        held_out=config.held_out,
+        seed=config.seed,
+        passages=PassagesConfig(base=card.base, doc_max_length=card.doc_max_length),
+        teacher=config.teacher,
+    )
 
 
 def compress_recipe(config: AdaptConfig, records: Path) -> RunConfig:

@@ -13,6 +13,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from openclara.cli import (
     about,
+    adapting,
     asking,
     converting,
     demo,
@@ -58,6 +59,7 @@ app.command(inspecting.inspect, sort_key=4)
 app.command(training.train, sort_key=5)
 app.command(evaluating.evaluate, name="eval", sort_key=5)
 app.command(synthesizing.synthesize, sort_key=5)
+app.command(adapting.adapt, sort_key=5)
 app.command(converting.convert, sort_key=6)
 export = App(name="export", help="Write a model for other programs.", sort_key=7)
 app.command(export)

@@ -312,6 +312,14 @@ def meter(usage: Usage) -> None:
 # -- tables ---------------------------------------------------------------------------------------
 
 
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print rows under a header; no cell is cut."""
+    drawn = Table(*header, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        drawn.add_row(*(Text(plain(cell)) for cell in row))
+    out.print(drawn)
+
+
 def answers(rows: Iterable[tuple[str, str, bool, str, Sequence[tuple[str, bool]]]]) -> None:
     """Print questions beside their answers.
 

@@ -14,6 +14,7 @@ from openclara.cli.options import Flag, Json
 from openclara.cli.training import overrides, signals
 
 if TYPE_CHECKING:
+    from openclara.config import SynthesisConfig
     from openclara.errors import DataError
     from openclara.synthesis.estimate import Estimate
     from openclara.synthesis.passages import Reading
@@ -45,9 +46,16 @@ def synthesize(
     from openclara.config import SynthesisConfig, read_recipe
 
     config = read_recipe(SynthesisConfig, recipe, overrides(options, SynthesisConfig))
+    command = shlex.join(["openclara", "synthesize", str(recipe), *options])
+    return carry_out(config, command=command, estimate=estimate, as_json=as_json)
+
+
+def carry_out(
+    config: "SynthesisConfig", *, command: str, estimate: bool = False, as_json: bool = False
+) -> int:
+    """Synthesize with a bar, and say where the records are; the exit code."""
     from openclara.synthesis.run import Watching, synthesise
 
-    command = shlex.join(["openclara", "synthesize", str(recipe), *options])
     with signals() as received, _Display() as display:
         outcome = synthesise(
             config,

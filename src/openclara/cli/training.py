@@ -45,10 +45,15 @@ def train(
     from openclara.config import RunConfig, read_recipe
 
     config = read_recipe(RunConfig, recipe, overrides(options, RunConfig))
+    return carry_out(config)
+
+
+def carry_out(config: "RunConfig") -> int:
+    """Train with a bar, and say where the model is; the exit code."""
     with render.waiting("loading base, model and data"):
-        from openclara.training.run import train as carry_out
+        from openclara.training.run import train
     with signals() as received, _Display(config) as display:
-        folder = carry_out(
+        folder = train(
             config,
             on_start=display.started,
             on_step=display.stepped,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from openclara.config.adaptation import AdaptConfig
 from openclara.config.evaluation import (
     ClosedSystem,
     DenseRanker,
@@ -16,7 +17,7 @@ from openclara.config.evaluation import (
     TaskConfig,
     TextSystem,
 )
-from openclara.config.strict import read_recipe
+from openclara.config.strict import make_recipe, read_recipe
 from openclara.config.synthesis import (
     CandidatesConfig,
     LocalTeacher,
@@ -42,6 +43,7 @@ from openclara.config.training import (
 )
 
 __all__ = [
+    "AdaptConfig",
     "CandidatesConfig",
     "ClosedSystem",
     "CompressStage",
@@ -73,5 +75,6 @@ __all__ = [
     "TeacherConfig",
     "TextStage",
     "TextSystem",
+    "make_recipe",
     "read_recipe",
 ]

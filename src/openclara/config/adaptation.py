@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 from pydantic import Field
 
 from openclara.config.strict import Strict
-from openclara.config.synthesis import LocalTeacher, OpenAITeacher, RulesTeacher
+from openclara.config.synthesis import RulesTeacher
 
 
 class AdaptConfig(Strict):
     """One corpus, one model, and how much work is put into them."""
 
-    corpus: tuple[Path, ...] = Field(min_length=1)
+    corpus: tuple[str, ...] = Field(min_length=1)
     """Files or folders of documents, in any form that an index takes."""
     output: Path = Path("runs/adapted")
     """Folder for records, runs and the evaluation; run again, it goes on where it was left."""
     model: str = "smollm2-135m"
     """Zoo name, run folder or hub id of the model to start from."""
-    teacher: Annotated[OpenAITeacher | LocalTeacher | RulesTeacher, Field(discriminator="kind")] = (
-        RulesTeacher(kind="rules")
-    )
+    teacher: TeacherConfig = RulesTeacher(kind="rules")
     """Who makes the records."""
     questions: Path | None = None
     """Own questions with their passages, asked before and after; never trained on."""

@@ -42,12 +42,27 @@ def read_recipe(
         raise ConfigError(f"there is no recipe {path}; the shipped ones are in recipes/") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
-    for key, value in (overrides or {}).items():
+    return _validated(kind, tree, overrides or {}, str(path))
+
+
+def make_recipe(kind: type[Recipe], values: Mapping[str, Any]) -> Recipe:
+    """A recipe from values alone (dotted keys), without a file.
+
+    Raises:
+        ConfigError: A field is missing, unknown or out of range.
+    """
+    return _validated(kind, {}, values, "the options")
+
+
+def _validated(
+    kind: type[Recipe], tree: dict[str, Any], overrides: Mapping[str, Any], where: str
+) -> Recipe:
+    for key, value in overrides.items():
         _set(tree, key, value)
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {_first_problem(error)}") from None
+        raise ConfigError(f"{where}: {_first_problem(error)}") from None
 
 
 def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
