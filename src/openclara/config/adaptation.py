@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field
 
 from openclara.config.strict import Strict
-from openclara.config.synthesis import RulesTeacher
+from openclara.config.synthesis import RulesTeacher, TeacherConfig
 
 
 class AdaptConfig(Strict):
