@@ -12,6 +12,9 @@ from openclara.synthesis.teachers.rules.spans import COUNT, DATE, capitals, nume
 if TYPE_CHECKING:
     from openclara.synthesis.teachers.rules.documents import Document
 
+_CONDITIONS = r"(?:only )?(?:if|when|whenever|unless|until|once|while|as long as)\b"
+"""Openings of clauses that answer "when" without a date."""
+
 
 def judge_pair(document: Document, question: str, answer: str) -> str:
     """Why a pair is bad; empty for one that holds together.
@@ -51,7 +54,8 @@ def judge_pair(document: Document, question: str, answer: str) -> str:
 
 
 def _wrong_kind(question: str, answer: str) -> str:
-    if re.match(r"when\b|in what year", question) and not re.search(DATE, answer):
+    condition = re.match(_CONDITIONS, answer.lower()) is not None
+    if re.match(r"when\b|in what year", question) and not (condition or re.search(DATE, answer)):
         return "the question asks for a date"
     if question.startswith("how many") and not re.search(COUNT, answer):
         return "the question asks for a number"

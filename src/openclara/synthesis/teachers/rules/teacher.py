@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from openclara.synthesis.tasks import Reply
 from openclara.synthesis.teachers.rules.answering import find_answer
 from openclara.synthesis.teachers.rules.bridging import join
+from openclara.synthesis.teachers.rules.clauses import ask_for_clauses
 from openclara.synthesis.teachers.rules.documents import Document, read_document
 from openclara.synthesis.teachers.rules.judging import judge_pair, judge_paraphrase
 from openclara.synthesis.teachers.rules.other_questions import (
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from openclara.synthesis.tasks import Task
     from openclara.synthesis.teachers.rules.phrases import Candidate
 
-VERSION: Final = "rules-1"
+VERSION: Final = "rules-2"
 """Changes with every change of a rule: replies in a cache were made by the rules of their time."""
 
 _GAPS: Final = 2
@@ -112,6 +113,7 @@ def _known(text: str, title: str) -> _Known:
 
 def _simple(document: Document) -> Iterator[Candidate]:
     yield from ask_without_statement(document)
+    yield from ask_for_clauses(document)
     for number in range(len(document.sentences)):
         for statement in read_statements(document, number):
             yield from ask(statement)
