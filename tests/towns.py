@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
-BUILT = "opera house,water tower,covered market,railway station,stone bridge,old mill".split(",")
-NAMES = "Utzon Ferrari Lindqvist Okafor Moreau Tanaka Novak Haddad Silva Kowalski".split()
-RIVERS = "Angara Loire Vltava Paraná Niger Mekong Tagus".split()
-GOODS = "barley copper amber salt timber wool paper glass".split()
+BUILT = [
+    "opera house",
+    "water tower",
+    "covered market",
+    "railway station",
+    "stone bridge",
+    "old mill",
+]
+NAMES = [
+    "Utzon",
+    "Ferrari",
+    "Lindqvist",
+    "Okafor",
+    "Moreau",
+    "Tanaka",
+    "Novak",
+    "Haddad",
+    "Silva",
+    "Kowalski",
+]
+RIVERS = ["Angara", "Loire", "Vltava", "Paraná", "Niger", "Mekong", "Tagus"]
+GOODS = ["barley", "copper", "amber", "salt", "timber", "wool", "paper", "glass"]
 
 
 def document(number: int) -> dict[str, str]:
@@ -19,6 +37,6 @@ def document(number: int) -> dict[str, str]:
             f"The {built} of this town was drawn by the architect {name}. "
             f"Its doors have been open since {1800 + 3 * number}. "
             f"Boats once carried {goods} down the river {river}. "
-            f"In winter about {50 + 7 * number} people still live near {goods} stores of Port{number}."
+            f"In winter {50 + 7 * number} people still live near {goods} stores of Port{number}."
         ),
     }
