@@ -54,20 +54,18 @@ class LocalTeacher(Strict):
     kind: Literal["local"]
     base: str
     """Base model with a chat template: `smollm2-135m`, a folder, or a hub id."""
-    batch_size: int = Field(8, ge=1, le=1024)
-    """Tasks generated at once."""
-    max_new_tokens: int = Field(512, ge=16)
-    """Longest reply."""
-    max_attempts: int = Field(2, ge=1, le=100)
-    """Tries of one task before it counts as failed."""
-    temperature: float = Field(0.0, ge=0, le=2)
-    """Of sampling; 0 always takes the likeliest token."""
-    seed: int = 0
-    """Seeds sampling."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `mps`."""
-    precision: Literal["auto", "fp32", "bf16", "int8", "int4"] = "auto"
-    """Arithmetic and weights."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic."""
+    batch_size: int = Field(8, ge=1, le=1024)
+    """Tasks decoded together; part of what a reply follows from, as rounding depends on it."""
+    temperature: float = Field(0.0, ge=0, le=2)
+    """Of questions and paraphrases; 0 always takes the likeliest token."""
+    seed: int = 0
+    """Of sampling."""
+    max_new_tokens: int = Field(256, ge=16)
+    """Longest reply, in tokens."""
 
 
 class RulesTeacher(Strict):
