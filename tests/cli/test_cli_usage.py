@@ -25,6 +25,7 @@ VERBS = [
     ["convert"],
     ["export", "hub"],
     ["info"],
+    ["synthesize"],
 ]
 
 
@@ -39,8 +40,7 @@ def test_help_lists_every_verb_and_no_other(cli):
     shown = cli("--help").out
     for verb in {verb[0] for verb in VERBS}:
         assert f"│ {verb} " in shown
-    for verb in ("serve", "synthesize"):
-        assert f"│ {verb} " not in shown
+    assert "│ serve " not in shown
     assert cli().out == shown
 
 

@@ -38,14 +38,14 @@ class OpenAITeacher(Strict):
     """Price of a million tokens read, in any currency."""
     price_completion: float = Field(0.0, ge=0)
     """Price of a million tokens written."""
-    structured: Literal["auto", "json_schema", "json_object", "none"] = "auto"
-    """How the form of a reply is asked for; `auto` takes the strictest that the endpoint knows."""
-    temperature: float = Field(0.0, ge=0, le=2)
-    """Of sampling; 0 always takes the likeliest token."""
+    temperature: float = Field(0.7, ge=0, le=2)
+    """Of questions and paraphrases; answers and verdicts are always the likeliest."""
     max_new_tokens: int = Field(1024, ge=16)
-    """Longest reply."""
+    """Longest reply, in tokens."""
     seed: int = 0
     """Sent with each request; many endpoints honour it."""
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+    """Fields of a request that only this endpoint knows."""
 
 
 class LocalTeacher(Strict):
@@ -54,28 +54,24 @@ class LocalTeacher(Strict):
     kind: Literal["local"]
     base: str
     """Base model with a chat template: `smollm2-135m`, a folder, or a hub id."""
-    batch_size: int = Field(8, ge=1, le=1024)
-    """Tasks generated at once."""
-    max_new_tokens: int = Field(512, ge=16)
-    """Longest reply."""
-    max_attempts: int = Field(2, ge=1, le=100)
-    """Tries of one task before it counts as failed."""
-    temperature: float = Field(0.0, ge=0, le=2)
-    """Of sampling; 0 always takes the likeliest token."""
-    seed: int = 0
-    """Seeds sampling."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `mps`."""
-    precision: Literal["auto", "fp32", "bf16", "int8", "int4"] = "auto"
-    """Arithmetic and weights."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic."""
+    batch_size: int = Field(8, ge=1, le=1024)
+    """Tasks decoded together; part of what a reply follows from, as rounding depends on it."""
+    temperature: float = Field(0.0, ge=0, le=2)
+    """Of questions and paraphrases; 0 always takes the likeliest token."""
+    seed: int = 0
+    """Of sampling."""
+    max_new_tokens: int = Field(256, ge=16)
+    """Longest reply, in tokens."""
 
 
 class RulesTeacher(Strict):
-    """Rules alone: questions by blanking out facts. Free, fast, dull; for trying things out."""
+    """Rules alone: free, fast and dull; to try things out, and where there is no model."""
 
     kind: Literal["rules"]
-    seed: int = 0
-    """Draws wordings."""
 
 
 TeacherConfig = Annotated[OpenAITeacher | LocalTeacher | RulesTeacher, Field(discriminator="kind")]
@@ -122,7 +118,7 @@ class CandidatesConfig(Strict):
     """Passages of a record of stage 3."""
     per_passage: int = Field(4, ge=0)
     """Questions of one passage that become records of stages 2 and 3, drawn by seed."""
-    duplicate: float = Field(0.5, gt=0, le=1)
+    duplicate: float = Field(0.7, gt=0, le=1)
     """Overlap of words from which a passage is too like the answering one to stand beside it."""
     model: str | None = None
     """Find candidates by latents and words with this model, not by words alone."""

@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 
 
 INK = "#757b84"
-"""Lines and letters of a figure: a grey of like contrast (4.2) on white and near black. On a page it
-becomes the colour of the page's text."""
+"""Lines and letters of a figure: a grey of like contrast (4.2) on white and near black. On a page
+it becomes the colour of the page's text."""
 
 
 class Figure(Protocol):
-    """A drawing.
-
-    Attributes:
-        caption: What it shows, in a sentence.
-        svg: With text as text, on no background.
-    """
-
-    caption: str
-    svg: str
+    """A drawing."""
 
     @property
     def name(self) -> str:
         """Of its file, without a suffix."""
+
+    @property
+    def caption(self) -> str:
+        """What it shows, in a sentence."""
+
+    @property
+    def svg(self) -> str:
+        """With text as text, on no background."""
 
 
 @dataclass(frozen=True, slots=True)

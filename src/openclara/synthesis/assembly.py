@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from openclara.config import SynthesisConfig
+    from openclara.synthesis.candidates import Finder
     from openclara.synthesis.composed import Composed
     from openclara.synthesis.passages import Passage
 
@@ -47,7 +48,7 @@ def assemble(
     """
     names = [f"stage{stage}.{part}.jsonl.gz" for stage in (1, 2, 3) for part in PARTS]
     with ExitStack() as stack:
-        finder = stack.enter_context(_finder(folder, passages, recipe))
+        finder: Finder = stack.enter_context(_finder(folder, passages, recipe))
         files = {name: stack.enter_context(LineFile(folder / name)) for name in names}
         rejected = stack.enter_context(LineFile(folder / REJECTED))
         for at, one in enumerate(composed):

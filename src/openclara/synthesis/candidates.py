@@ -8,7 +8,6 @@ import sqlite3
 from typing import TYPE_CHECKING, Protocol, Self
 
 from openclara.data.facts import phrase
-from openclara.index.database import WORDS_SCHEMA
 from openclara.index.ranking import by_words, words_of
 from openclara.synthesis.quality import holds_answer, overlap
 
@@ -19,6 +18,13 @@ if TYPE_CHECKING:
     from openclara.config import CandidatesConfig
     from openclara.pipeline import Clara
     from openclara.synthesis.passages import Passage
+
+# As in an index: stems of words, without accents, nothing but the words kept.
+_WORDS = """
+create virtual table words using fts5(
+  title, body, content='', tokenize='porter unicode61 remove_diacritics 2'
+)
+"""
 
 _MORE = 3
 """Passages looked at for each one wanted: some of the best answer too, or are near-copies."""
@@ -67,7 +73,7 @@ class WordFinder:
 def _words_table(passages: Sequence[Passage], positions: Sequence[int]) -> sqlite3.Connection:
     # An empty name: on disk where memory does not do, and gone when closed.
     table = sqlite3.connect("", isolation_level=None)
-    table.execute(WORDS_SCHEMA)
+    table.execute(_WORDS)
     table.execute("begin")
     rows = ((at, passages[at].title, passages[at].text) for at in positions)
     table.executemany("insert into words (rowid, title, body) values (?, ?, ?)", rows)

@@ -41,7 +41,6 @@ _FREE_OF_TEACHER = {
     "budget_money",
     "price_prompt",
     "price_completion",
-    "batch_size",
     "device",
 }
 """Fields of teachers that change how a reply comes, not what it says."""

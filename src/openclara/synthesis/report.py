@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -59,7 +60,7 @@ def write_report(
     """
     title = f"Synthesis: {_many(_n_pairs(tally), 'pair')} from {_many(tally.passages, 'passage')}"
     sections = [
-        _in_short(tally, recipe, teacher),
+        _in_short(tally, teacher),
         _yield(tally, reading),
         _rejections(tally),
         _coverage(tally),
@@ -81,10 +82,9 @@ def _n_pairs(tally: Tally) -> int:
     return tally.accepted["simple"] + tally.accepted["complex"]
 
 
-def _in_short(tally: Tally, recipe: SynthesisConfig, teacher: str) -> Section:
+def _in_short(tally: Tally, teacher: str) -> Section:
     pairs, passages = _n_pairs(tally), tally.passages
     mean = tally.coverage_sum / passages if passages else 0.0
-    reached = sum(n for tenth, n in tally.coverage.items() if tenth >= 10 * recipe.quality.coverage)
     points = [
         ("Accepted", f"{_many(tally.accepted['simple'], 'simple pair')}, "
          f"{_many(tally.accepted['complex'], 'complex pair')} and "
@@ -92,8 +92,8 @@ def _in_short(tally: Tally, recipe: SynthesisConfig, teacher: str) -> Section:
         ("Per passage", f"{pairs / max(1, passages):.1f} pairs; "
          f"{_many(tally.without, 'passage')} without any."),
         ("Coverage", f"{_percent(mean)} of a passage's facts on average; "
-         f"{_many(reached, 'passage')} in or above the tenth of the target, "
-         f"{_percent(recipe.quality.coverage)}."),
+         f"{_many(tally.reached, 'passage')} at {_percent(tally.target)}, which was aimed at, "
+         "or more."),
         ("Teacher", teacher),
     ]  # fmt: skip
     if tally.failed:
@@ -143,14 +143,19 @@ def _steps(passed: list[int]) -> Iterator[Cell]:
 
 def _rejections(tally: Tally) -> Section:
     rows, examples = [], []
-    order = sorted(tally.rejected.items(), key=lambda item: (-item[1], item[0]))
-    for (what, reason), number in order:
-        rows.append([Cell(reason), Cell(what), Cell(f"{number:,}")])
-        for item in tally.examples[what, reason]:
+    totals: Counter[str] = Counter()
+    for (_, reason), number in tally.rejected.items():
+        totals[reason] += number
+    for reason, number in sorted(totals.items(), key=lambda item: (-item[1], item[0])):
+        of_kinds = [tally.rejected[kind, reason] for kind in KINDS]
+        rows.append(
+            [Cell(reason), Cell(f"{number:,}"), *(Cell(f"{n:,}" if n else "–") for n in of_kinds)]
+        )
+        for item in (one for kind in KINDS for one in tally.examples.get((kind, reason), ())):
             said = item.text + (f" – {item.detail}" if item.detail else "")
-            texts = reason, item.question or "(whole passage)", _short(said)
+            texts = reason, item.question or "(paraphrase)", _short(said)
             examples.append([Cell(text) for text in one_line(texts)])
-    header = [Cell("reason"), Cell("kind"), Cell("items")]
+    header = [Cell("reason"), Cell("items"), *map(Cell, KINDS)]
     tables = [Table("Reasons", header, rows)]
     if examples:
         header = [Cell("reason"), Cell("question"), Cell("answer or paraphrase – remark")]

@@ -136,7 +136,7 @@ def synthesise(
             watching.planned(work.estimate(), len(passages))
             if estimate_only or not work.carry_out(asked, cache):
                 return Outcome(False, work.progress)
-        tally = Tally(recipe.seed)
+        tally = Tally(recipe.seed, recipe.quality.coverage)
         n_shards = len(list(shards.parts(passages)))
         records = assemble(folder, shards.read(n_shards), passages, recipe, on_passage=tally.add)
         write_report(folder, tally, reading, records, recipe, teacher=asked.name, command=command)

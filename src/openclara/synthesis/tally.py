@@ -50,6 +50,7 @@ class Tally:
 
     Attributes:
         seed: Draws the samples.
+        target: Coverage that was aimed at.
         passages: Passages with results.
         held_out: Of them, those kept from training.
         without: Those without any accepted pair.
@@ -58,6 +59,7 @@ class Tally:
         examples: A few of these.
         coverage: Passages by tenths of their coverage, from [0, 0.1) to exactly 1.
         coverage_sum: Sum of coverages.
+        reached: Passages whose coverage is the target or more.
         rounds: Passages by rounds of questions.
         tasks: Tasks by kind.
         failed: Tasks without a usable reply.
@@ -65,6 +67,7 @@ class Tally:
     """
 
     seed: int
+    target: float
     passages: int = 0
     held_out: int = 0
     without: int = 0
@@ -73,6 +76,7 @@ class Tally:
     examples: dict[tuple[str, str], list[Rejected]] = field(default_factory=dict)
     coverage: Counter[int] = field(default_factory=Counter)
     coverage_sum: float = 0.0
+    reached: int = 0
     rounds: Counter[int] = field(default_factory=Counter)
     tasks: Counter[str] = field(default_factory=Counter)
     failed: int = 0
@@ -94,6 +98,7 @@ class Tally:
                 kept.append(item)
         self.coverage[int(composed.coverage * 10)] += 1
         self.coverage_sum += composed.coverage
+        self.reached += composed.coverage >= self.target
         self.rounds[composed.rounds] += 1
         self.tasks.update(composed.tasks or {})
         self.failed += composed.n_failed

@@ -37,6 +37,6 @@ def document(number: int) -> dict[str, str]:
             f"The {built} of this town was drawn by the architect {name}. "
             f"Its doors have been open since {1800 + 3 * number}. "
             f"Boats once carried {goods} down the river {river}. "
-            f"In winter about {50 + 7 * number} people still live near {goods} stores of Port{number}."
+            f"In winter {50 + 7 * number} people still live near {goods} stores of Port{number}."
         ),
     }
