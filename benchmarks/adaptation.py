@@ -4,8 +4,8 @@
 
 Passages are split by title (of PolicyQA: by web site). Records are synthesised from one part;
 people's own questions about the other part are asked before and after. Each question's candidates
-are its passage and others of the same title, so that finding it takes more than the topic. Prints
-JSON.
+are its passage and others of the same title, so that finding it takes more than the topic. Other
+options than its own are those of `openclara adapt`. Prints JSON.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ N_CANDIDATES = 10
 
 def main() -> int:
     """Split, adapt, print."""
-    options = _options()
+    options, more = _options()
     folder: Path = options.output
     folder.mkdir(parents=True, exist_ok=True)
     records = [
@@ -55,12 +55,12 @@ def main() -> int:
             "--eval-limit",
             str(options.questions),
             "--json",
-            *options.more,
+            *more,
         ]
     )
 
 
-def _options() -> argparse.Namespace:
+def _options() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("records", type=Path)
     parser.add_argument("--source", default="policyqa")
@@ -68,8 +68,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--held-out", type=float, default=0.3, help="part of the titles")
     parser.add_argument("--documents", type=int, default=1000, help="passages to learn from")
     parser.add_argument("--questions", type=int, default=400, help="asked before and after")
-    parser.add_argument("more", nargs="*", help="options of `openclara adapt`, after --")
-    return parser.parse_args()
+    return parser.parse_known_args()
 
 
 def _held_out(title: str, part: float) -> bool:

@@ -15,6 +15,7 @@ from openclara.config import (
     OptimConfig,
     PassagesConfig,
     PlainRanker,
+    QualityConfig,
     RunConfig,
     RuntimeConfig,
     SynthesisConfig,
@@ -22,6 +23,8 @@ from openclara.config import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from openclara.config import AdaptConfig
     from openclara.model.checkpoint import Card
 
@@ -30,6 +33,9 @@ BEFORE, AFTER = "before", "after"
 
 CONTRAST = 0.3
 """Weight of the contrastive loss, as in the recipes of the shipped model."""
+
+MIN_COVERAGE = 0.2
+"""Of a passage's facts, below which its pairs are left out: what prose explains is no fact."""
 
 BATCH_TOKENS = 3072
 """Padded positions of a step, as there."""
@@ -44,23 +50,24 @@ def synthesis_recipe(config: AdaptConfig, card: Card) -> SynthesisConfig:
         held_out=config.held_out,
         seed=config.seed,
         passages=PassagesConfig(base=card.base, doc_max_length=card.doc_max_length),
+        quality=QualityConfig(min_coverage=MIN_COVERAGE),
         teacher=config.teacher,
     )
 
 
-def compress_recipe(config: AdaptConfig, records: Path) -> RunConfig:
-    """Stage 1 on the corpus: its passages go through latents, answers and paraphrases come out."""
+def compress_recipe(config: AdaptConfig, *records: Path) -> RunConfig:
+    """Stage 1 on the corpus: passages go through latents; answers, or they themselves, come out."""
     stage = CompressStage(
         kind="compress", question_targets=False, contrast=CONTRAST, alignment=config.alignment
     )
-    return _recipe(config, "compress", config.model, stage, records, config.compress_steps)
+    return _recipe(config, "compress", config.model, stage, config.compress_steps, records)
 
 
 def instruct_recipe(config: AdaptConfig, records: Path) -> RunConfig:
     """Stage 2 on the corpus: answers come from several documents, distractors among them."""
     stage = InstructStage(kind="instruct", contrast=CONTRAST, alignment=config.alignment)
     parent = str(config.output / "compress")
-    return _recipe(config, "instruct", parent, stage, records, config.instruct_steps)
+    return _recipe(config, "instruct", parent, stage, config.instruct_steps, (records,))
 
 
 def _recipe(
@@ -68,15 +75,15 @@ def _recipe(
     name: str,
     parent: str,
     stage: CompressStage | InstructStage,
-    records: Path,
     steps: int,
+    records: Sequence[Path],
 ) -> RunConfig:
     return RunConfig(
         output=config.output / name,
         init_from=parent,
         n_memory=config.n_memory,
         stage=stage,
-        data=(DataConfig(path=records.resolve()),),
+        data=tuple(DataConfig(path=path.resolve()) for path in records),
         optim=OptimConfig(lr=config.lr, steps=steps, batch_tokens=BATCH_TOKENS),
         runtime=RuntimeConfig(
             seed=config.seed, save_every=20, validate_every=max(20, steps // 2), log_every=5

@@ -66,11 +66,12 @@ def _synthesized(config: "AdaptConfig", command: str) -> int:
 
 
 def _trained(config: "AdaptConfig") -> int:
+    from openclara.adaptation.passages import write_passages
     from openclara.adaptation.recipes import compress_recipe, instruct_recipe
 
     records = config.output / "records"
     stages = (
-        compress_recipe(config, records / "stage1.train.jsonl.gz"),
+        compress_recipe(config, records / "stage1.train.jsonl.gz", write_passages(records)),
         instruct_recipe(config, records / "stage2.train.jsonl.gz"),
     )
     for recipe in stages:
