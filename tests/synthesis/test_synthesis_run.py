@@ -218,7 +218,7 @@ def test_nothing_but_short_passages_is_an_error_that_says_so(recipe):
         synthesise(recipe(passages={"min_words": 500}), teacher=Scripted())
 
 
-def test_the_estimate_is_by_averages_first_and_by_what_was_measured_then(recipe):
+def test_the_estimate_is_by_averages_first_and_by_what_was_measured_then(recipe, tmp_path):
     plans = []
     watching = Watching(planned=lambda plan, n: plans.append((plan, n)))
     teacher = endpoint(price_prompt=2.0, price_completion=8.0, requests_per_minute=60)
@@ -228,6 +228,7 @@ def test_the_estimate_is_by_averages_first_and_by_what_was_measured_then(recipe)
     )
     assert not outcome.finished
     assert asked.asked == []
+    assert not (tmp_path / "out").exists()
     plan, n_passages = plans[0]
     assert (plan.passages, n_passages, plan.measured_on) == (24, 24, 0)
     assert plan.money == pytest.approx(

@@ -130,6 +130,15 @@ def test_the_cache_holds_no_document_text(cache, tmp_path):
     assert not any("was drawn by the architect Utzon" in str(row) for row in rows)
 
 
+def test_a_full_disk_is_a_sentence_and_loses_nothing(cache, tmp_path):
+    first, second = (Task("answer", "text", round=number) for number in range(2))
+    cache.put([(key_of("t", first), first, Reply(text="kept"))])
+    cache._database.execute("pragma max_page_count = 3")
+    with pytest.raises(DataError, match="see to the disk"):
+        cache.put([(key_of("t", second), second, Reply(text="x" * 100_000))])
+    assert cache.get(key_of("t", first)) == Reply(text="kept")
+
+
 def test_a_file_that_is_no_cache_is_refused_in_a_sentence(tmp_path):
     path = tmp_path / "cache.sqlite"
     path.write_text("something else entirely, and long enough to be looked at" * 20)

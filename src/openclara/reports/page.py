@@ -96,13 +96,15 @@ class Extract:
         title: Heading.
         where: Where it comes from.
         text: The text.
-        points: What was made of it; the first of each pair says what the second is.
+        pairs: Questions on it and their answers.
+        rewritten: The same in other words; empty where there are none.
     """
 
     title: str
     where: str
     text: str
-    points: Sequence[tuple[str, str]]
+    pairs: Sequence[tuple[str, str]]
+    rewritten: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,16 +168,23 @@ def _section(section: Section) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _points(points: Iterable[tuple[str, str]]) -> str:
+def _points(points: Iterable[tuple[str, str]], kind: str = "points") -> str:
     rows = (f"<div><dt>{_data(lead)}</dt><dd>{_data(text)}</dd></div>" for lead, text in points)
-    return "\n".join(["<dl>", *rows, "</dl>"])
+    return "\n".join([f'<dl class="{kind}">', *rows, "</dl>"])
 
 
 def _extract(extract: Extract) -> str:
-    return (
-        f"<article>\n<h3>{_data(extract.title)}</h3>\n<p><small>{_data(extract.where)}</small></p>\n"
-        f"<blockquote>{_data(extract.text)}</blockquote>\n{_points(extract.points)}\n</article>"
-    )
+    parts = [
+        f"<h3>{_data(extract.title)}</h3>",
+        f"<p><small>{_data(extract.where)}</small></p>",
+        f"<blockquote>{_data(extract.text)}</blockquote>",
+    ]
+    if extract.pairs:
+        parts.append(_points(extract.pairs, "pairs"))
+    if extract.rewritten:
+        parts.append("<p><small>In other words:</small></p>")
+        parts.append(f"<blockquote>{_data(extract.rewritten)}</blockquote>")
+    return "\n".join(["<article>", *parts, "</article>"])
 
 
 def _table(table: Table) -> str:
@@ -298,7 +307,10 @@ def _blocks(section: Section) -> Iterator[str]:
 def _quoted(extract: Extract) -> Iterator[str]:
     yield f"**{_plain(extract.title)}** ({_plain(extract.where)})"
     yield f"> {_plain(extract.text)}"
-    yield "\n".join(f"- **{_plain(lead)}**: {_plain(text)}" for lead, text in extract.points)
+    if extract.pairs:
+        yield "\n".join(f"- {_plain(asked)} **{_plain(said)}**" for asked, said in extract.pairs)
+    if extract.rewritten:
+        yield f"In other words:\n\n> {_plain(extract.rewritten)}"
 
 
 def _lines(table: Table) -> str:

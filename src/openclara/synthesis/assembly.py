@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ from openclara.synthesis.records import drawn_pairs, stage1, with_candidates
 from openclara.synthesis.shards import LineFile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from openclara.config import SynthesisConfig
@@ -48,7 +48,7 @@ def assemble(
     """
     names = [f"stage{stage}.{part}.jsonl.gz" for stage in (1, 2, 3) for part in PARTS]
     with ExitStack() as stack:
-        finder: Finder = stack.enter_context(_finder(folder, passages, recipe))
+        finder = stack.enter_context(_finder(folder, passages, recipe))
         files = {name: stack.enter_context(LineFile(folder / name)) for name in names}
         rejected = stack.enter_context(LineFile(folder / REJECTED))
         for at, one in enumerate(composed):
@@ -65,11 +65,12 @@ def assemble(
     return {name: file.n_lines for name, file in files.items()} | {REJECTED: rejected.n_lines}
 
 
-def _finder(
-    folder: Path, passages: Sequence[Passage], recipe: SynthesisConfig
-) -> WordFinder | LatentFinder:
+@contextmanager
+def _finder(folder: Path, passages: Sequence[Passage], recipe: SynthesisConfig) -> Iterator[Finder]:
     if recipe.candidates.model is None:
-        return WordFinder(passages)
+        with WordFinder(passages) as by_words:
+            yield by_words
+        return
     from openclara.pipeline import Clara
 
-    return LatentFinder(passages, Clara.load(recipe.candidates.model), folder / CANDIDATES_INDEX)
+    yield LatentFinder(passages, Clara.load(recipe.candidates.model), folder / CANDIDATES_INDEX)

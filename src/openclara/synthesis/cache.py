@@ -67,14 +67,26 @@ class ReplyCache:
         return None if row is None else _decoded(row[0], self._path)
 
     def put(self, items: Iterable[tuple[bytes, Task, Reply]]) -> None:
-        """Keep replies, all or none of them."""
+        """Keep replies, all or none of them.
+
+        Raises:
+            DataError: They cannot be written.
+        """
         rows = [
             (key, task.kind, int(reply.failed), json.dumps(asdict(reply)))
             for key, task, reply in items
         ]
-        self._database.execute("begin immediate")
-        self._database.executemany("insert or replace into replies values (?, ?, ?, ?)", rows)
-        self._database.execute("commit")
+        try:
+            self._database.execute("begin immediate")
+            self._database.executemany("insert or replace into replies values (?, ?, ?, ?)", rows)
+            self._database.execute("commit")
+        except sqlite3.Error as error:
+            if self._database.in_transaction:
+                self._database.execute("rollback")
+            raise DataError(
+                f"{self._path} cannot be written ({error}); see to the disk and run the command "
+                "again: all earlier replies are kept"
+            ) from None
 
     def forget_failed(self) -> int:
         """Drop replies that say that there is none; how many there were."""

@@ -108,12 +108,6 @@ class LatentFinder:
         hits = self._clara.search(question, self._index, k=k, where=where)
         return list(dict.fromkeys(int(hit.document.id) for hit in hits))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        return None
-
 
 def beside(
     at: int,

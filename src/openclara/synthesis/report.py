@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from openclara.reports.page import INK, Cell, Extract, Section, Table, html, markdown
 from openclara.reports.writing import one_line, write_whole
 from openclara.synthesis.tally import KINDS, N_SAMPLES, PARAPHRASE_STEPS, STEPS
+from openclara.synthesis.tasks import Spent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -198,15 +199,15 @@ def _cost(tally: Tally) -> Section:
         ("money, at the recipe's prices", f"{spent.money:,.2f}"),
         ("money for a thousand accepted pairs", f"{1000 * spent.money / max(1, pairs):,.2f}"),
     ]  # fmt: skip
-    tables = [
-        Table("Spent", [Cell(""), Cell("number")], [[Cell(a), Cell(b)] for a, b in rows]),
-        Table(
-            "Tasks",
-            [Cell("kind"), Cell("tasks")],
-            [[Cell(kind), Cell(f"{n:,}")] for kind, n in sorted(tally.tasks.items())],
-        ),
-    ]
-    return Section("Cost", tables=tables)
+    tasks = Table(
+        "Tasks",
+        [Cell("kind"), Cell("tasks")],
+        [[Cell(kind), Cell(f"{n:,}")] for kind, n in sorted(tally.tasks.items())],
+    )
+    if spent == Spent():
+        return Section("Cost", ["This teacher needs no tokens and costs nothing."], tables=[tasks])
+    table = Table("Spent", [Cell(""), Cell("number")], [[Cell(a), Cell(b)] for a, b in rows])
+    return Section("Cost", tables=[table, tasks])
 
 
 def _files(records: Mapping[str, int]) -> Section:
@@ -224,13 +225,11 @@ def _samples(tally: Tally) -> Section:
 
 
 def _extract(one: Composed) -> Extract:
-    points = [(pair.question, pair.answer) for pair in one.pairs]
-    if one.paraphrase is not None:
-        points.append(("In other words", one.paraphrase))
+    pairs = _clean((pair.question, pair.answer) for pair in one.pairs)
     where = f"{one.passage.id}; {one.n_covered:,} of {one.n_facts:,} facts covered"
     title = one.passage.title or one.passage.id
     title, where, text = one_line((title, where, one.passage.text))
-    return Extract(title, where, text, _clean(points))
+    return Extract(title, where, text, pairs, one_line(one.paraphrase or ""))
 
 
 def _made(recipe: SynthesisConfig, teacher: str, command: str) -> Section:
@@ -279,10 +278,10 @@ def bars(labels: list[str], counts: list[int]) -> str:
         )
     total = 12 + len(labels) * width
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total} {height + 55}" '
-        f'font-family="sans-serif" font-size="12" text-anchor="middle" fill="{INK}">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total} {height + 55}">'
+        f'<g font-family="sans-serif" font-size="12" text-anchor="middle" fill="{INK}">'
         f'<line x1="6" y1="{height + 30}" x2="{total - 8}" y2="{height + 30}" stroke="{INK}"/>'
-        f"{''.join(parts)}</svg>"
+        f"{''.join(parts)}</g></svg>"
     )
 
 

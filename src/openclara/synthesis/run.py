@@ -118,29 +118,38 @@ def synthesise(
     """
     watching = watching or Watching()
     folder = recipe.output
+    if estimate_only and not folder.exists():
+        # An estimate leaves nothing behind: the recipe may still change.
+        passages, reading = _read(recipe, watching)
+        watching.read(reading)
+        work = _Work(recipe, passages, Shards(folder, "", recipe.shard_size), watching)
+        watching.planned(work.estimate(), len(passages))
+        return Outcome(False, work.progress)
     with owned(folder):
         asked = teacher or make_teacher(recipe.teacher)
         identity = claim(folder, recipe, asked.fingerprint)
-        passages, reading = kept_passages(
-            folder,
-            lambda: read_passages(
-                recipe, tokenizer_of(recipe.passages.base), on_unreadable=watching.unreadable
-            ),
-        )
+        passages, reading = kept_passages(folder, lambda: _read(recipe, watching))
         watching.read(reading)
         shards = Shards(folder / "shards", identity, recipe.shard_size)
+        work = _Work(recipe, passages, shards, watching)
+        watching.planned(work.estimate(), len(passages))
+        if estimate_only:
+            return Outcome(False, work.progress)
         with ReplyCache(recipe.cache or folder / "cache.sqlite") as cache:
-            if recipe.retry_failed and not estimate_only:
+            if recipe.retry_failed:
                 cache.forget_failed()
-            work = _Work(recipe, passages, shards, watching)
-            watching.planned(work.estimate(), len(passages))
-            if estimate_only or not work.carry_out(asked, cache):
+            if not work.carry_out(asked, cache):
                 return Outcome(False, work.progress)
         tally = Tally(recipe.seed, recipe.quality.coverage)
         n_shards = len(list(shards.parts(passages)))
         records = assemble(folder, shards.read(n_shards), passages, recipe, on_passage=tally.add)
         write_report(folder, tally, reading, records, recipe, teacher=asked.name, command=command)
         return Outcome(True, work.progress, records)
+
+
+def _read(recipe: SynthesisConfig, watching: Watching) -> tuple[list[Passage], Reading]:
+    tokenize = tokenizer_of(recipe.passages.base)
+    return read_passages(recipe, tokenize, on_unreadable=watching.unreadable)
 
 
 def tokenizer_of(base: str | None) -> Tokenize:
