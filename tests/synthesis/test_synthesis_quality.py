@@ -14,6 +14,7 @@ from openclara.synthesis.quality import (
     copied,
     facts,
     in_one_sentence,
+    in_order,
     paraphrase_fault,
     question_fault,
     same_question,
@@ -150,3 +151,25 @@ def test_a_paraphrase_that_does_not_is_rejected_with_its_reason(text, reason):
 @given(st.text(max_size=100))
 def test_a_text_copies_itself_entirely(text):
     assert copied(text, text) == 1.0
+
+
+def test_the_same_sentences_in_another_order_are_another_form():
+    first, second, third, last = (f"{part}." for part in TEXT.removesuffix(".").split(". "))
+    assert paraphrase_fault(" ".join([last, third, second, first]), TEXT, RULES) is None
+    strict = RULES.model_copy(update={"max_in_order": 0.05})
+    moved = paraphrase_fault(" ".join([last, third, second, first]), TEXT, strict)
+    assert moved == "paraphrase copies the form"
+
+
+@given(st.lists(st.sampled_from("abcdefg"), max_size=14), st.permutations("abcdefg"))
+def test_runs_in_order_are_the_longest_rising_sequence(words, document):
+    text, source = " ".join(words), " ".join(document)
+    runs = [tuple(words[at : at + 4]) for at in range(len(words) - 3)]
+    theirs = [tuple(document[at : at + 4]) for at in range(len(document) - 3)]
+    places = [theirs.index(run) for run in runs if run in theirs]
+    longest = [0] * len(places)
+    for at, place in enumerate(places):
+        before = [longest[b] for b in range(at) if places[b] < place]
+        longest[at] = 1 + max(before, default=0)
+    expected = max(longest, default=0) / len(runs) if runs else 1.0
+    assert in_order(text, source) == expected

@@ -107,6 +107,9 @@ class QualityConfig(Strict):
     """Tries of a paraphrase; 0 asks for none."""
     max_copied: float = Field(0.7, gt=0, le=1)
     """Part of a paraphrase's runs of four words that may stand in the passage."""
+    max_in_order: float = Field(0.6, gt=0, le=1)
+    """Or that stand there in the same order: a paraphrase must say it in other words or in another
+    order."""
 
 
 class CandidatesConfig(Strict):

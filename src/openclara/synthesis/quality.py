@@ -6,6 +6,7 @@ A judge's verdict comes on top of them and never replaces one.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -241,7 +242,10 @@ def paraphrase_fault(
         return "paraphrase adds a number"
     if any(not _words(name) <= _words(source) for name in entities(paraphrase, certain=True)):
         return "paraphrase adds a name"
-    if copied(paraphrase, document) > rules.max_copied:
+    if (
+        copied(paraphrase, document) > rules.max_copied
+        and in_order(paraphrase, document) > rules.max_in_order
+    ) or phrase(paraphrase) == phrase(document):
         return "paraphrase copies the form"
     mine, length = len(paraphrase.split()), len(document.split())
     if not length / 2 <= mine <= 2 * length:
@@ -257,6 +261,25 @@ def copied(paraphrase: str, document: str) -> float:
     return sum(run in theirs for run in mine) / len(mine)
 
 
+def in_order(paraphrase: str, document: str) -> float:
+    """Part of a paraphrase's runs of four words that stand in the document in the same order.
+
+    The longest rising sequence of their places: sentences that were moved break it.
+    """
+    mine = _listed(paraphrase)
+    places = {run: at for at, run in reversed(list(enumerate(_listed(document))))}
+    ends: list[int] = []
+    for run in mine:
+        if run in places:
+            at = bisect_left(ends, places[run])
+            ends[at : at + 1] = [places[run]]
+    return len(ends) / len(mine) if mine else 1.0
+
+
 def _runs(text: str) -> set[tuple[str, ...]]:
+    return set(_listed(text))
+
+
+def _listed(text: str) -> list[tuple[str, ...]]:
     words = phrase(text).split()
-    return {tuple(words[at : at + 4]) for at in range(len(words) - 3)}
+    return [tuple(words[at : at + 4]) for at in range(len(words) - 3)]

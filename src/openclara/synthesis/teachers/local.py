@@ -181,7 +181,10 @@ class LocalTeacher:
         before, found, after = rendered.partition(_MARK)
         if not found:
             raise ModelError(f"the chat template of {self.name} drops the user's words")
-        ids = [inner(text, add_special_tokens=False, verbose=False)["input_ids"] for text in (before, after)]
+        ids = [
+            inner(text, add_special_tokens=False, verbose=False)["input_ids"]
+            for text in (before, after)
+        ]
         return ids[0], ids[1]
 
     def _prompt(self, task: Task) -> Prompt:
