@@ -142,8 +142,11 @@ class LocalTeacher:
         if cut_off and task.kind in ("simple_qa", "complex_qa"):
             # The last line is half a question.
             text = text.rpartition("\n")[0] or text
+        if task.kind == "answer":
+            # Small models go on and explain.
+            text = text.strip().partition("\n")[0]
         reply = read_reply(task.kind, text)
-        if reply is None or (cut_off and task.kind == "paraphrase"):
+        if reply is None or (cut_off and task.kind in ("answer", "paraphrase")):
             what = f"was cut off at {len(ids)} tokens" if cut_off else "held nothing usable"
             return Reply(failed=True, reason=f"the reply {what}", spent=spent)
         return Reply(reply.questions, reply.text, reply.verdict, reply.reason, spent=spent)
