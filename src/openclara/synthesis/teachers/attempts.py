@@ -133,6 +133,8 @@ class Attempts:
     async def _attempt(
         self, client: Any, task: Task, request: Request, progress: _Progress
     ) -> Written | Fault:
+        import openai
+
         prompt = request.system + request.user
         booking = await self._turn(estimated_tokens(prompt) + progress.most)
         if self._manner.changes > progress.manner.changes:
@@ -154,7 +156,8 @@ class Attempts:
                     **fields,
                 )
             outcome = _read_completion(completion)
-        except Exception as error:  # the client raises what its parts raise
+        # The client lets the errors of its JSON reader through.
+        except (openai.OpenAIError, TimeoutError, ValueError) as error:
             outcome = read_fault(error, datetime.now(UTC))
         self._charge(outcome, prompt, booking, progress)
         return outcome

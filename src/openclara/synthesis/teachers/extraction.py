@@ -27,25 +27,25 @@ def extract_json(text: str) -> dict[str, Any] | list[Any] | None:
     text = _THOUGHT.sub("", text)
     fenced = _FENCED.search(text)
     for candidate in ([fenced[1]] if fenced else []) + [text]:
-        found = _first_whole(candidate)
-        if found is not None:
-            return found
-    start = text.find("{")
-    return _closed(text[start:]) if start >= 0 else None
-
-
-def _first_whole(text: str) -> dict[str, Any] | list[Any] | None:
-    decoder = json.JSONDecoder(strict=False)
-    for source in (text, _without_stray_commas(text)):
-        for match in list(_BRACKET.finditer(source))[:_STARTS]:
-            try:
-                found, _ = decoder.raw_decode(source, match.start())
-            except (ValueError, RecursionError):
-                continue
-            # An empty array, or one of numbers, is as often a citation: "as in [1]".
-            if isinstance(found, dict) or any(isinstance(one, str | dict) for one in found):
-                return found  # type: ignore[no-any-return]
+        for source in (candidate, _without_stray_commas(candidate)):
+            found = _first(source)
+            if found is not None:
+                return found
     return [] if text.strip() == "[]" else None
+
+
+def _first(text: str) -> dict[str, Any] | list[Any] | None:
+    decoder = json.JSONDecoder(strict=False)
+    for match in list(_BRACKET.finditer(text))[:_STARTS]:
+        try:
+            found, _ = decoder.raw_decode(text, match.start())
+        except (ValueError, RecursionError):
+            # Before what is whole further inside: of a list that was cut off, one item is.
+            found = _closed(text[match.start() :]) if match[0] == "{" else None
+        # An empty array, or one of numbers, is as often a citation: "as in [1]".
+        if isinstance(found, dict) or any(isinstance(one, str | dict) for one in found or ()):
+            return found  # type: ignore[no-any-return]
+    return None
 
 
 _STRING = r'"(?:[^"\\]|\\.)*+"'
@@ -79,4 +79,4 @@ def _closed(text: str) -> dict[str, Any] | None:
         found = json.loads(whole, strict=False)
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return found if isinstance(found, dict) and found else None

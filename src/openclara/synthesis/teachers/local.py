@@ -7,9 +7,12 @@ import json
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
+import jinja2
+
 from openclara.errors import ModelError
 from openclara.synthesis.tasks import Reply, Spent
 from openclara.synthesis.teachers.local_prompts import (
+    DEMONSTRATIONS,
     SYSTEM,
     local_prompts_version,
     write_local_request,
@@ -67,6 +70,7 @@ class LocalTeacher:
         self._device, self._precision = device, precision
         self._batch_size, self._max_tokens = batch_size, max_tokens
         self._temperature, self._seed = temperature, seed
+        self._turns: dict[TaskKind, tuple[list[int], list[int]]] = {}
         self.name = base
         self.width = 4 * batch_size
         parts = [self._source.sha256, precision, batch_size, temperature, seed, max_tokens]
@@ -138,8 +142,11 @@ class LocalTeacher:
         if cut_off and task.kind in ("simple_qa", "complex_qa"):
             # The last line is half a question.
             text = text.rpartition("\n")[0] or text
+        if task.kind == "answer":
+            # Small models go on and explain.
+            text = text.strip().partition("\n")[0]
         reply = read_reply(task.kind, text)
-        if reply is None or (cut_off and task.kind == "paraphrase"):
+        if reply is None or (cut_off and task.kind in ("answer", "paraphrase")):
             what = f"was cut off at {len(ids)} tokens" if cut_off else "held nothing usable"
             return Reply(failed=True, reason=f"the reply {what}", spent=spent)
         return Reply(reply.questions, reply.text, reply.verdict, reply.reason, spent=spent)
@@ -166,30 +173,39 @@ class LocalTeacher:
         memory = MemoryTable(0, width).to(device)
         return ClaraModel(MergedRoles(lm, states={}, scale=1.0), memory).eval()
 
-    @cached_property
-    def _turn(self) -> tuple[list[int], list[int]]:
-        """Ids of the chat template before and behind the user's words."""
-        inner: Any = self._tokenizer.inner
-        system, user = {"role": "system", "content": SYSTEM}, {"role": "user", "content": _MARK}
-        try:
-            rendered = inner.apply_chat_template(
-                [system, user], tokenize=False, add_generation_prompt=True
+    def _turn(self, kind: TaskKind) -> tuple[list[int], list[int]]:
+        """Ids of the conversation before and behind the user's words."""
+        if kind not in self._turns:
+            inner: Any = self._tokenizer.inner
+            turns = []
+            for shown, reply in DEMONSTRATIONS[kind]:
+                turns += [
+                    {"role": "user", "content": write_local_request(shown)},
+                    {"role": "assistant", "content": reply},
+                ]
+            turns += [{"role": "user", "content": _MARK}]
+            try:
+                system = {"role": "system", "content": SYSTEM}
+                rendered = inner.apply_chat_template(
+                    [system, *turns], tokenize=False, add_generation_prompt=True
+                )
+            except jinja2.TemplateError:  # some templates know no system turn
+                rendered = inner.apply_chat_template(
+                    turns, tokenize=False, add_generation_prompt=True
+                )
+            before, found, after = rendered.partition(_MARK)
+            if not found:
+                raise ModelError(f"the chat template of {self.name} drops the user's words")
+            first, last = (
+                inner(text, add_special_tokens=False, verbose=False)["input_ids"]
+                for text in (before, after)
             )
-        except Exception:  # some templates know no system turn, and say so in many ways
-            user = {"role": "user", "content": f"{SYSTEM}\n\n{_MARK}"}
-            rendered = inner.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
-        before, found, after = rendered.partition(_MARK)
-        if not found:
-            raise ModelError(f"the chat template of {self.name} drops the user's words")
-        ids = [
-            inner(text, add_special_tokens=False, verbose=False)["input_ids"]
-            for text in (before, after)
-        ]
-        return ids[0], ids[1]
+            self._turns[kind] = first, last
+        return self._turns[kind]
 
     def _prompt(self, task: Task) -> Prompt:
         from openclara.model.generator import Prompt
 
-        before, after = self._turn
+        before, after = self._turn(task.kind)
         said = self._tokenizer.encode([write_local_request(task)])[0]
         return Prompt(ids=(*before, *said, *after))

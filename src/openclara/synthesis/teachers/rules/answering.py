@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from openclara.synthesis.teachers.rules.documents import LONGEST
 from openclara.synthesis.teachers.rules.spans import COUNT, DATE, NAME, looks_like_person
 from openclara.synthesis.teachers.rules.words import (
     ADVERBS,
@@ -70,6 +71,7 @@ def find_answer(document: Document, question: str) -> str:
     scored = [
         (share(asked, sentence), -number, sentence)
         for number, sentence in enumerate(document.sentences)
+        if len(sentence) <= LONGEST
     ]
     for shared, _, sentence in sorted(scored, reverse=True)[:2]:
         if shared < LEAST_SHARED:
@@ -86,7 +88,7 @@ def _spans(question: str, sentence: str) -> Iterable[str]:
     if re.match(r"when\b|(?:in|on|since) (?:what|which) (?:year|date|day|month)", lower):
         found = _matches(DATE, sentence)
     elif re.match(r"how (?:many|much|old|long|tall|far|large|big|high)\b", lower):
-        found = _matches(rf"\b{COUNT}", sentence)
+        found = _matches(rf"\b{COUNT}", re.sub(DATE, "", sentence))
     elif lower.startswith(("who", "by whom", "whose")):
         names = _matches(NAME, sentence)
         found = sorted(names, key=lambda name: not looks_like_person(name))

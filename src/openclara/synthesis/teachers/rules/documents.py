@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Final
 
 from openclara.data.sentences import sentence_cuts, stripped
 from openclara.synthesis.teachers.rules.spans import looks_like_person
 from openclara.synthesis.teachers.rules.verbs import is_past
 from openclara.synthesis.teachers.rules.words import PERSON_NOUNS, PREPOSITIONS
+
+LONGEST: Final = 500
+"""Characters of a sentence; what is longer is a list or no sentence at all."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from openclara.synthesis.teachers.rules.documents import LONGEST
 from openclara.synthesis.teachers.rules.phrases import Candidate
 from openclara.synthesis.teachers.rules.spans import (
     COUNT,
@@ -35,6 +36,8 @@ _THERE = re.compile(
 def ask_without_statement(document: Document) -> Iterator[Candidate]:
     """Questions from forms that are sure wherever they stand."""
     for number, sentence in enumerate(document.sentences):
+        if len(sentence) > LONGEST:
+            continue
         for match in _SHORT.finditer(sentence):
             initials = [w[0] for w in match["long"].split() if w[0].isupper()]
             short = match["short"]
@@ -83,7 +86,7 @@ def _life(document: Document) -> Iterator[Candidate]:
 def ask_for_gap(document: Document, number: int, fact: str) -> Candidate | None:
     """A sentence with a gap where a fact stood, as a question."""
     sentence = document.sentences[number]
-    if not 6 <= len(sentence.split()) <= 45 or sentence.count('"') % 2:
+    if not 5 <= len(sentence.split()) <= 45 or sentence.count('"') % 2:
         return None
     gapped, found = re.subn(rf"(?<!\w){re.escape(fact)}(?!\w)", "_____", sentence)
     if found != 1 or fact.startswith(("The ", "At ", "In ")) or len(fact) < 2:
@@ -101,5 +104,5 @@ def ask_for_gap(document: Document, number: int, fact: str) -> Candidate | None:
 def facts_by_sentence(document: Document) -> Iterator[tuple[int, str]]:
     """Every name, number and date with the number of its sentence."""
     for number, sentence in enumerate(document.sentences):
-        for fact in find_facts(sentence):
+        for fact in find_facts(sentence) if len(sentence) <= LONGEST else ():
             yield number, fact

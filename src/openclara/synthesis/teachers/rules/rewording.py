@@ -7,7 +7,7 @@ import re
 import zlib
 from typing import Final
 
-from openclara.synthesis.teachers.rules.documents import split_sentences
+from openclara.synthesis.teachers.rules.documents import LONGEST, split_sentences
 from openclara.synthesis.teachers.rules.rebuilding import REBUILDS, capitalised
 from openclara.synthesis.teachers.rules.spans import capitals, numerals
 from openclara.synthesis.teachers.rules.synonyms import EXCHANGED, FREE, OPENINGS
@@ -70,6 +70,8 @@ def _blocks(sentences: list[str]) -> list[list[str]]:
 
 def reword_sentence(sentence: str, chooser: random.Random) -> str:
     """One sentence rebuilt where a rule fits it, and with words exchanged."""
+    if len(sentence) > LONGEST:
+        return sentence
     told = sentence
     for opening, other in OPENINGS.items():
         if told.startswith(opening + " "):

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from openclara.synthesis.teachers.rules.documents import LONGEST
 from openclara.synthesis.teachers.rules.spans import DATE
 from openclara.synthesis.teachers.rules.subjects import resolve
 from openclara.synthesis.teachers.rules.verbs import is_participle, is_past, is_verb
@@ -103,7 +104,7 @@ def read_statements(document: Document, number: int) -> list[Statement]:
 
 def _read_statement(document: Document, number: int) -> Statement | None:
     text = document.sentences[number]
-    if not text.endswith((".", '."', ".”", ")")) or len(text) > 500 or not text[0].isupper():
+    if not text.endswith((".", '."', ".”", ")")) or len(text) > LONGEST or not text[0].isupper():
         return None
     if text.count('"') % 2 or text.count("(") != text.count(")"):
         return None

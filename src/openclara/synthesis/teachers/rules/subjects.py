@@ -54,6 +54,9 @@ def _resolve_word(document: Document, word: str) -> tuple[str, bool, str] | None
     known = document.title.split()
     if document.about_title and document.person and word == known[-1]:
         return document.title, True, word
+    named = document.about_title and word == document.title
+    if named and word.lower() not in document.words:
+        return word, document.person, word
     if word in document.inner_names or (word.isupper() and len(word) > 1):
         return word, _is_surname(document, word), word
     if word.lower() in document.words and word.lower() not in ADVERBS:

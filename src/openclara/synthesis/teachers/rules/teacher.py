@@ -33,6 +33,8 @@ _GAPS: Final = 2
 """Gaps that are asked for in a first round: a last resort, for documents with few questions."""
 _GAPS_LATER: Final = 6
 _JOINED: Final = 8
+_JOINABLE: Final = 60
+"""Questions that are tried with each other; the work grows with their square."""
 
 
 class RulesTeacher:
@@ -92,7 +94,7 @@ class _Known:
     def __init__(self, document: Document) -> None:
         self.document = document
         self.simple = _without_doubles(_simple(document))
-        self.joined = _without_doubles(join(self.simple))[:_JOINED]
+        self.joined = _without_doubles(join(self.simple[:_JOINABLE]))[:_JOINED]
         gaps = (ask_for_gap(document, at, fact) for at, fact in facts_by_sentence(document))
         self.gaps = [gap for gap in gaps if gap is not None]
         self._answers = {
