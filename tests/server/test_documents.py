@@ -406,12 +406,14 @@ def test_what_another_process_adds_is_seen_at_the_next_request(service, root, cl
         "import sys\n"
         "from openclara import Clara, Document, LatentIndex\n"
         "clara = Clara.load(sys.argv[2], device='cpu', precision='fp32')\n"
-        "with LatentIndex.open(sys.argv[1], clara.latent_spec) as index:\n"
-        "    index.add(clara.compress([Document('zebra', 'A zebra has stripes.')]))\n"
+        "for name in ('docs', 'fresh'):\n"
+        "    with LatentIndex.open(f'{sys.argv[1]}/{name}.idx', clara.latent_spec) as index:\n"
+        "        index.add(clara.compress([Document('zebra', 'A zebra has stripes.')]))\n"
     )
-    command = [sys.executable, "-W", "ignore", "-c", program]
+    assert service.client.post("/v1/search", json={"question": "zebra"}).status_code == 200
+    command = [sys.executable, "-W", "ignore", "-c", program, str(root), str(tiny_model)]
+    subprocess.run(command, check=True)
     for name in ("docs", "fresh"):
-        subprocess.run([*command, str(root / f"{name}.idx"), str(tiny_model)], check=True)
         body = {"question": "zebra stripes", "index": name, "k": 1}
         hits = service.client.post("/v1/search", json=body).json()["hits"]
         assert hits[0]["id"] == "zebra"

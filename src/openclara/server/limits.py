@@ -1,4 +1,4 @@
-"""Bounds on what a client may send, and on how slowly it may send and take."""
+"""Bounds on what a client may send, and on how slowly it may send it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,6 @@ FILTERS = 32
 FILTER_CHARS = 2000
 
 
-class SlowReader(ConnectionError):  # noqa: N818 - reads as what it is
-    """A client that does not take what it asked for."""
-
-
 class Bounded:
     """Counts a body as it arrives, whatever its headers claim, and waits only so long for it."""
 
@@ -41,8 +37,7 @@ class Bounded:
         except Failure as failure:
             await failure.response()(scope, receive, send)
             return
-        body = _Body(receive, most, self._limits)
-        await self._app(scope, body.receive, _Taker(send, self._limits.write_s).send)
+        await self._app(scope, _Body(receive, most, self._limits).receive, send)
 
 
 class _Body:
@@ -68,19 +63,6 @@ class _Body:
             raise _too_large(self._most)
         self._complete = not message.get("more_body", False)
         return message
-
-
-class _Taker:
-    def __init__(self, send: Send, write_s: float) -> None:
-        self._send = send
-        self._write_s = write_s
-
-    async def send(self, message: Message) -> None:
-        try:
-            async with asyncio.timeout(self._write_s):
-                await self._send(message)
-        except TimeoutError:
-            raise SlowReader("the client does not take its answer") from None
 
 
 def _most_bytes(scope: Scope, limits: Limits) -> int:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from openclara.server import logs
 from openclara.server.failures import GONE, failure
-from openclara.server.limits import SlowReader
 from openclara.server.metrics import OTHER
 
 if TYPE_CHECKING:
@@ -50,9 +49,6 @@ class Observing:
         request = _Observed(scope, send)
         try:
             await self._app(scope, receive, request.send)
-        except SlowReader:
-            request.status = request.status or GONE
-            raise
         except Exception as error:
             logs.failed("request failed", error, request_id=request.id)
             if request.status:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
 
-    from openclara.server.settings import Settings
+    from openclara.server.settings import Limits, Settings
 
 KEEP_ALIVE_S = 15
 BACKLOG = 256
@@ -64,11 +64,10 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
         self._service = app.state.service
-        protocol = _patient(settings.limits.header_s)
         super().__init__(
             uvicorn.Config(
                 app,
-                http=protocol,
+                http=_patient(settings.limits),
                 ws="none",
                 loop="asyncio",
                 log_config=None,
@@ -89,39 +88,50 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def _patient(header_s: float) -> type[H11Protocol]:
-    """A protocol that closes a connection whose request does not get on."""
+def _patient(limits: Limits) -> type[H11Protocol]:
+    """A protocol that closes a connection whose request, or whose response, does not get on."""
 
     class Patient(H11Protocol):
         def __init__(self, *arguments: Any, **named: Any) -> None:
             super().__init__(*arguments, **named)
-            self._hurry: asyncio.TimerHandle | None = None
+            self._for_head: asyncio.TimerHandle | None = None
+            self._for_taking: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            self._begin()
+            self._await_head()
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
             if self.conn.their_state is not h11.IDLE:
-                self._end()
-            elif self._hurry is None:
-                self._begin()
+                self._for_head = _cancelled(self._for_head)
+            elif self._for_head is None:
+                self._await_head()
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._for_taking = self.loop.call_later(limits.write_s, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            self._for_taking = _cancelled(self._for_taking)
+            super().resume_writing()
+
+        def timeout_keep_alive_handler(self) -> None:
+            super().timeout_keep_alive_handler()
+            # Closing waits for what is still to be sent, however long nobody takes it.
+            self.loop.call_later(limits.write_s, self.transport.abort)
 
         def connection_lost(self, exc: Exception | None) -> None:
-            self._end()
+            self._for_head = _cancelled(self._for_head)
+            self._for_taking = _cancelled(self._for_taking)
             super().connection_lost(exc)
 
-        def _begin(self) -> None:
-            self._hurry = self.loop.call_later(header_s, self._too_slow)
-
-        def _end(self) -> None:
-            if self._hurry is not None:
-                self._hurry.cancel()
-                self._hurry = None
-
-        def _too_slow(self) -> None:
-            if not self.transport.is_closing():
-                self.transport.close()
+        def _await_head(self) -> None:
+            self._for_head = self.loop.call_later(limits.header_s, self.transport.close)
 
     return Patient
+
+
+def _cancelled(timer: asyncio.TimerHandle | None) -> None:
+    if timer is not None:
+        timer.cancel()
