@@ -192,17 +192,24 @@ def test_a_page_of_another_origin_may_not_write_through_a_form(shared):
     reply = shared.client.post("/v1/ask", json=ASK, headers={"origin": "https://evil.example"})
     assert reply.status_code == 403
     assert shared.client.post("/v1/ask", json=ASK, headers={"origin": "null"}).status_code == 403
-    assert shared.client.post("/v1/ask", json=ASK, headers={"origin": shared.url}).status_code == 200
+    assert (
+        shared.client.post("/v1/ask", json=ASK, headers={"origin": shared.url}).status_code == 200
+    )
 
 
 def test_no_cross_origin_headers_unless_asked_for(shared, clara, root):
     origin = {"origin": "https://app.example", "access-control-request-method": "POST"}
-    assert "access-control-allow-origin" not in shared.client.options("/v1/ask", headers=origin).headers
+    assert (
+        "access-control-allow-origin"
+        not in shared.client.options("/v1/ask", headers=origin).headers
+    )
     settings = Settings(origins=("https://app.example",))
     with serving(clara, root=root, settings=settings) as running:
         allowed = running.client.options("/v1/ask", headers=origin)
         assert allowed.headers["access-control-allow-origin"] == "https://app.example"
-        other = running.client.options("/v1/ask", headers={**origin, "origin": "https://evil.example"})
+        other = running.client.options(
+            "/v1/ask", headers={**origin, "origin": "https://evil.example"}
+        )
         assert "access-control-allow-origin" not in other.headers
         reply = running.client.post("/v1/ask", json=ASK, headers={"origin": "https://app.example"})
         assert reply.status_code == 200
@@ -234,7 +241,10 @@ def test_a_request_id_is_kept_if_plain_and_never_breaks_a_header(shared):
 def test_line_breaks_in_an_address_or_an_id_make_no_header(shared):
     for path in ("/v1/models/x%0d%0aX-Evil:%201", "/v1/documents/x%0d%0aX-Evil:%201",
                  "/%0d%0aX-Evil:1"):  # fmt: skip
-        head = raw(shared.port, f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        head = raw(
+            shared.port,
+            f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode(),
+        )
         assert b"x-evil" not in head.lower().partition(b"\r\n\r\n")[0]
         assert head.startswith(b"HTTP/1.1 404")
 

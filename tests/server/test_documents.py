@@ -18,9 +18,7 @@ from openclara.types import Document
 
 
 def upload(service, files, **options):
-    return service.client.post(
-        "/v1/documents", files=[("files", one) for one in files], **options
-    )
+    return service.client.post("/v1/documents", files=[("files", one) for one in files], **options)
 
 
 def ids(service, index="docs"):
@@ -76,7 +74,9 @@ def test_a_document_is_put_replaced_and_removed(service, wait_for):
 
 
 def test_documents_without_an_id_are_the_same_each_time(service, wait_for):
-    body = {"documents": [{"text": "One."}, {"text": "Two.", "title": "T"}, {"id": "x", "text": "3"}]}
+    body = {
+        "documents": [{"text": "One."}, {"text": "Two.", "title": "T"}, {"id": "x", "text": "3"}]
+    }
     first = wait_for(service.client.post("/v1/documents", json=body).json())
     again = wait_for(service.client.post("/v1/documents", json=body).json())
     assert first["ids"] == again["ids"]
@@ -233,7 +233,10 @@ def test_damaged_and_hostile_files_are_skipped_and_never_fail_the_service(
         ("deep.html", b"<div>" * 20_000 + b"x"),
         ("wide.csv", b"text\n" + b'"' * 100_001),
         ("null.md", b"a\0b"),
-        ("surrogate.jsonl", b'{"id": "\\ud800", "text": "x"}\n{"id": "fine", "text": "\\ud800y"}\n'),
+        (
+            "surrogate.jsonl",
+            b'{"id": "\\ud800", "text": "x"}\n{"id": "fine", "text": "\\ud800y"}\n',
+        ),
         ("big.jsonl", b'{"text": "x", "n": ' + b"9" * 400 + b"}"),
     ]
     reply = upload(service, files)
@@ -277,9 +280,7 @@ def test_what_unpacks_to_too_much_is_not_unpacked(tmp_path):
     ],
 )  # fmt: skip
 def test_an_upload_that_is_none_is_refused(service, content, kind, status):
-    reply = service.client.post(
-        "/v1/documents", content=content, headers={"content-type": kind}
-    )
+    reply = service.client.post("/v1/documents", content=content, headers={"content-type": kind})
     assert reply.status_code == status, reply.text
     assert set(reply.json()["error"]) == {"message", "type", "param", "code"}
 
@@ -455,6 +456,8 @@ def test_a_damaged_index_hinders_no_other_and_its_error_names_no_path(service, r
 def test_a_document_with_half_a_character_can_be_read(service, root, clara):
     with LatentIndex.open(root / "docs.idx", clara.latent_spec) as index:
         index.add(clara.compress([Document("half", "A half \ud800 character zebra.")]))
-    assert service.client.get("/v1/documents/half").json()["text"] == "A half \ud800 character zebra."
+    assert (
+        service.client.get("/v1/documents/half").json()["text"] == "A half \ud800 character zebra."
+    )
     body = {"question": "half character zebra", "k": 1}
     assert service.client.post("/v1/search", json=body).json()["hits"][0]["id"] == "half"

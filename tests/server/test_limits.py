@@ -77,7 +77,9 @@ def test_an_upload_has_its_own_bound(small):
     assert "files is 4, 3 is the most" in reply.json()["error"]["message"]
     # A kind that is no upload does not get the bound of one.
     other = small.client.post(
-        "/v1/ask", content=b"x" * 20_000, headers={"content-type": "multipart/form-data; boundary=b"}
+        "/v1/ask",
+        content=b"x" * 20_000,
+        headers={"content-type": "multipart/form-data; boundary=b"},
     )
     assert other.status_code == 413
 

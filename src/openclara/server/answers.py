@@ -84,10 +84,13 @@ class Answering:
             event = await self._next()
             if isinstance(event, Found):
                 continue
+            if not isinstance(event, Finished):
+                yield event
+                continue
+            # Counted first: who has the last event asks for no more.
+            self._metrics.answered(event.usage)
             yield event
-            if isinstance(event, Finished):
-                self._metrics.answered(event.usage)
-                return
+            return
 
     async def whole(self) -> Whole:
         """The answer, once it is written to its end."""

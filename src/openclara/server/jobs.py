@@ -257,27 +257,26 @@ class Jobs:
         return group
 
     async def _add(self, work: _Work, group: list[Document]) -> None:
-        job = work.job
-        async with self._library.writing(job.index):
-            served = await run_in_threadpool(self._library.get, job.index)
-            await self._compress(work, group, served)
-            n_chunks = await run_in_threadpool(_count_chunks, served, group)
-        job.documents_done += len(group)
-        job.chunks_done += n_chunks
-        job.ids += [document.id for document in group][: SHOWN_IDS - len(job.ids)]
-
-    async def _compress(self, work: _Work, group: list[Document], served: Served) -> None:
         """Add a group, waiting for another process that writes, or for room in the engine."""
+        job = work.job
         for pause in itertools.chain(BUSY_WAITS_S, [None]):
             try:
-                await self._engine.compress(group, served.index)
+                n_chunks = await self._compress(job.index, group)
+                break
             except (IndexBusy, Busy):
                 if pause is None:
                     raise
                 await asyncio.sleep(pause)
                 self._check(work)
-            else:
-                return
+        job.documents_done += len(group)
+        job.chunks_done += n_chunks
+        job.ids += [document.id for document in group][: SHOWN_IDS - len(job.ids)]
+
+    async def _compress(self, index: str, group: list[Document]) -> int:
+        async with self._library.writing(index):
+            served = await run_in_threadpool(self._library.get, index)
+            await self._engine.compress(group, served.index)
+            return await run_in_threadpool(_count_chunks, served, group)
 
     def _check(self, work: _Work) -> None:
         if work.cancelled or self._closing:

@@ -10,6 +10,10 @@ import logging
 import sys
 import traceback
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import TextIO
 
 LOGGER = logging.getLogger("openclara.server")
 
@@ -47,11 +51,15 @@ def failed(name: str, error: BaseException, **fields: object) -> None:
     LOGGER.error(name, exc_info=error, extra={"fields": fields})
 
 
-def configure(level: int = logging.INFO) -> None:
-    """Send the log of the service, and warnings of the server below it, to standard error."""
-    handler = logging.StreamHandler(sys.stderr)
+def configure(stream: TextIO | None = None) -> None:
+    """Send the log of the service, and warnings of the server below it, somewhere.
+
+    Args:
+        stream: Where; standard error if None.
+    """
+    handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonLines())
-    for name, least in (("openclara.server", level), ("uvicorn", logging.WARNING)):
+    for name, least in (("openclara.server", logging.INFO), ("uvicorn", logging.WARNING)):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.setLevel(least)
