@@ -23,6 +23,7 @@ from openclara.cli import (
     inspecting,
     render,
     synthesizing,
+    serving,
     training,
 )
 from openclara.cli.options import Flag
@@ -56,6 +57,12 @@ index.command(indexing.verify, sort_key=4)
 app.command(asking.search, sort_key=2)
 app.command(asking.ask, sort_key=3)
 app.command(inspecting.inspect, sort_key=4)
+app.command(serving.serve, sort_key=4)
+keys = App(name="keys", help="Make and remove API keys of the service.", sort_key=4)
+app.command(keys)
+keys.command(serving.add, sort_key=0)
+keys.command(serving.list_keys, name="list", sort_key=1)
+keys.command(serving.remove, sort_key=2)
 app.command(training.train, sort_key=5)
 app.command(evaluating.evaluate, name="eval", sort_key=5)
 app.command(synthesizing.synthesize, sort_key=5)
@@ -152,7 +159,7 @@ def _command(arguments: Sequence[str]) -> str:
         if word not in level or word.startswith("-"):
             break
         words.append(word)
-        if word not in ("index", "export"):
+        if word not in ("index", "export", "keys"):
             break
         level = level[word]
     return "".join(f"{word} " for word in words)
