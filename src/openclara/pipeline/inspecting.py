@@ -158,7 +158,7 @@ def inspect_stored(
         DataError: There is no document of an id.
         ConfigError: `n_memory` is out of range.
     """
-    clara._check([], index)
+    clara.check([], index)
     return [
         _stretch(
             clara,
@@ -188,7 +188,7 @@ def inspect_question(
         DataError: The question is empty.
         ConfigError: `n_memory` is out of range.
     """
-    clara._check([question], None)
+    clara.check([question], None)
     n_memory = checked_n_memory(n_memory or clara.latent_spec.n_memory, clara.card)
     (text,) = clara.cut([question])
     document = Document(id="question", text=question)
