@@ -1,4 +1,4 @@
-"""Continuous decoding against `generate`: whatever comes and goes beside it, an answer is its own."""
+"""Continuous decoding against `generate`: an answer is its own, whatever comes and goes."""
 
 from __future__ import annotations
 

@@ -162,8 +162,8 @@ class DecodingBatch:
         cache = roomy_cache(model.lm.config)
         kept = kept_start(model, start, self._role) if start else []
         for layer, (keys, values) in zip(cache.layers, kept, strict=False):
-            rows = (len(prompts), -1, -1, -1)
-            layer.update(keys.expand(rows), values.expand(rows))
+            every = (len(prompts), -1, -1, -1)
+            layer.update(keys.expand(every), values.expand(every))
         n_kept = cache.get_seq_length()
         embedded_BTD = _embedded(model, prompts, n_kept)
         device = embedded_BTD.device

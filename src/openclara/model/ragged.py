@@ -135,10 +135,10 @@ class RaggedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
             have_positions = n_positions + BLOCK
         if (have_rows, have_positions) == self._room:
             return
-        self._room = have_rows, have_positions
         if self._buffers is not None:
-            keys, values = (_grown(buffer, *self._room) for buffer in self._buffers)
+            keys, values = (_grown(buffer, have_rows, have_positions) for buffer in self._buffers)
             self._buffers = keys, values
+        self._room = have_rows, have_positions
 
 
 def _room(like: Tensor, n_rows: int, n_positions: int) -> Tensor:
