@@ -98,7 +98,7 @@ def test_who_leaves_frees_the_place_at_the_next_step(clara, index, how):
                     await task
             await until(lambda: not engine.load.running)
             assert engine.load.cancelled == 1
-            assert all(batch.cache_bytes == 0 for batch in engine._worker._batches)
+            assert all(batch.cache_bytes == 0 for batch in engine._worker.batches)
             return await answer(engine, Question(QUESTIONS[1], max_new_tokens=3), index)
 
     assert asyncio.run(ask()).usage.completion_tokens == 3
@@ -127,7 +127,7 @@ def test_keys_and_values_are_let_go_of_when_all_is_answered(clara, index):
     async def ask():
         async with running(clara) as engine:
             await asyncio.gather(*(answer(engine, text, index) for text in QUESTIONS * 3))
-            return [batch.cache_bytes for batch in engine._worker._batches]
+            return [batch.cache_bytes for batch in engine._worker.batches]
 
     assert asyncio.run(ask()) == [0, 0]
 

@@ -8,11 +8,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from openclara.errors import ConfigError, TimedOut
-from openclara.server.asking import Finished, Question
+from openclara.server.admission import Admission, stopped
+from openclara.server.asking import Finished, Load, Question
 from openclara.server.chores import Doing, Encoding, SharedCompressing
 from openclara.server.looking import Lookup
 from openclara.server.underway import Underway
-from openclara.server.worker import Worker, stopped
+from openclara.server.worker import Worker
 from openclara.types import Context
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from openclara.index import LatentIndex
     from openclara.pipeline.clara import Clara
-    from openclara.server.asking import Event, Load
+    from openclara.server.asking import Event
     from openclara.types import Document, Hit, Mode
 
 Result = TypeVar("Result")
@@ -63,19 +64,29 @@ class ClaraEngine:
             )
         self.clara = clara
         self._timeout_s = timeout_s
-        self._worker = Worker(clara, max_batch=max_batch, max_waiting=max_waiting)
+        self._admission = Admission(max_batch=max_batch, max_waiting=max_waiting)
+        self._worker = Worker(clara, self._admission)
         # One writer at a time is all that an index takes, and one thread keeps their order.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="openclara-writer")
 
     @property
     def load(self) -> Load:
         """What it is doing."""
-        return self._worker.load
+        admission, worker = self._admission, self._worker
+        return Load(
+            waiting=admission.n_waiting,
+            running=admission.n_running,
+            answered=admission.answered,
+            refused=admission.refused,
+            cancelled=admission.cancelled,
+            tokens=worker.tokens,
+            steps=worker.steps,
+        )
 
     @property
     def ready(self) -> bool:
         """Whether the model works and questions are taken."""
-        return self._worker.ready
+        return self._worker.works and not self._admission.closing
 
     async def ask(self, question: Question, index: LatentIndex) -> AsyncIterator[Event]:
         """`Found`, then `Piece`s, then `Finished`; the question is taken with the first step.
@@ -92,7 +103,7 @@ class ClaraEngine:
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[Event | Exception] = asyncio.Queue()
         underway = Underway(question, index, loop, events)
-        self._worker.ask(underway)
+        self._admission.ask(underway)
         timeout_s = self._timeout_s if question.timeout_s is None else question.timeout_s
         timer = loop.call_later(timeout_s, self._expire, underway, timeout_s)
         try:
@@ -105,7 +116,7 @@ class ClaraEngine:
                     return
         finally:
             timer.cancel()
-            self._worker.leave(underway)
+            self._admission.leave(underway)
 
     async def search(
         self, question: str, index: LatentIndex, *, k: int, mode: Mode, where: Sequence[str]
@@ -120,7 +131,7 @@ class ClaraEngine:
         """
         self.clara.check([question], index)
         future: Future[list[Hit]] = Future()
-        self._worker.search(Lookup(question, index, k, mode, tuple(where)), future)
+        self._admission.search(Lookup(question, index, k, mode, tuple(where)), future)
         return await asyncio.wrap_future(future)
 
     async def embed(self, texts: Sequence[str], role: Literal["compressor", "reasoner"]) -> Tensor:
@@ -133,7 +144,7 @@ class ClaraEngine:
         """
         cut = self.clara.cut(texts) if role == "reasoner" else self._beginnings(texts)
         encoding = Encoding(cut, role)
-        self._worker.do(encoding)
+        self._admission.do(encoding)
         return await asyncio.wrap_future(encoding.future)
 
     async def compress(self, documents: Iterable[Document], index: LatentIndex) -> int:
@@ -158,16 +169,16 @@ class ClaraEngine:
             if wanted.cancelled():
                 raise stopped()
             encoding = Encoding(texts, "compressor")
-            self._worker.do(encoding, bounded=False)
+            self._admission.do_for_job(encoding)
             return encoding.future.result()
 
         def write() -> int:
             report = index.add(SharedCompressing(self.clara, documents, encode))
             return report.added + report.updated
 
-        self._worker.begin_job()
+        self._admission.begin_job()
         job = self._writer.submit(write)
-        job.add_done_callback(lambda done: self._worker.end_job())
+        job.add_done_callback(lambda done: self._admission.end_job())
         try:
             return await asyncio.wrap_future(job)
         except asyncio.CancelledError:
@@ -181,7 +192,7 @@ class ClaraEngine:
             Busy: There is no room for it.
         """
         doing = Doing(work)
-        self._worker.do(doing)
+        self._admission.do(doing)
         return await asyncio.wrap_future(doing.future)
 
     async def close(self, *, drain_s: float) -> None:
@@ -189,12 +200,15 @@ class ClaraEngine:
         await asyncio.to_thread(self._close, drain_s)
 
     def _close(self, drain_s: float) -> None:
-        self._worker.stop(drain_s=drain_s)
+        self._admission.close()
+        self._worker.join(max(drain_s, 0.0))
+        self._admission.close(cut=True)
+        self._worker.join()
         self._writer.shutdown()
 
     def _expire(self, underway: Underway, timeout_s: float) -> None:
         if not underway.over and not underway.gone:
-            self._worker.leave(underway)
+            self._admission.leave(underway)
             underway.events.put_nowait(
                 TimedOut(
                     f"the question took longer than {timeout_s:g} s; try again later, or ask for "
