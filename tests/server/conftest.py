@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import engine_cases
 import pytest
 from serving import DOCUMENTS, serving
 
@@ -17,6 +18,15 @@ from openclara.server.settings import Settings
 @pytest.fixture(scope="session")
 def clara(tiny_model):
     return Clara.load(str(tiny_model), device="cpu", precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def index(clara, tmp_path_factory):
+    """What the engine is asked about by itself."""
+    path = tmp_path_factory.mktemp("index") / "i"
+    with LatentIndex.open(path, clara.latent_spec) as index:
+        index.add(clara.compress(engine_cases.DOCUMENTS))
+        yield index
 
 
 @pytest.fixture(scope="session")
