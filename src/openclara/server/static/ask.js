@@ -1,0 +1,190 @@
+// The question, its answers side by side if wanted, and where they come from.
+
+import { answerColumn } from "./answer.js";
+import { byId, el, fill } from "./elements.js";
+import { openExplanation } from "./explain.js";
+import { plural } from "./format.js";
+import { openDocument } from "./reader.js";
+import { remember, startRecent } from "./recent.js";
+import { showSources } from "./sources.js";
+import { chosen, current, listen, mayWrite } from "./state.js";
+
+/** @typedef {import("./answer.js").Context} Context */
+
+const question = /** @type {HTMLTextAreaElement} */ (byId("question"));
+const button = /** @type {HTMLButtonElement} */ (byId("ask-button"));
+const beside = /** @type {HTMLInputElement} */ (byId("side-by-side"));
+const answers = byId("answers");
+
+/** What is shown: the request, its columns, and how many tokens its full text has. */
+let shown = {
+  body: /** @type {Record<string, any> | null} */ (null),
+  columns: /** @type {Map<Context, ReturnType<typeof answerColumn>>} */ (new Map()),
+  written: /** @type {Set<Context>} */ (new Set()),
+  full: 0,
+};
+
+/** @type {AbortController | null} */
+let running = null;
+
+/** Ask what stands in the box. */
+async function askNew() {
+  const text = question.value.trim();
+  const error = byId("ask-error");
+  const limit = current().session?.limits.question_chars ?? Infinity;
+  fill(error);
+  if (!text) {
+    fill(error, "The question is empty; write one first.");
+    question.focus();
+    return;
+  }
+  if (text.length > limit) {
+    fill(error, `The question is longer than ${plural(limit, "character")}; shorten it.`);
+    return;
+  }
+  remember(text);
+  showRecent();
+  shown = { body: requested(text), columns: new Map(), written: new Set(), full: 0 };
+  showSources(byId("source-list"), [], { open: () => {} });
+  byId("sources").dataset.state = "waiting";
+  byId("result").hidden = false;
+  byId("ask-empty").hidden = true;
+  await write();
+}
+
+/** @param {string} text */
+function requested(text) {
+  const number = (/** @type {string} */ id) => Number(/** @type {HTMLInputElement} */ (byId(id)).value) || undefined;
+  const value = (/** @type {string} */ id) => /** @type {HTMLInputElement} */ (byId(id)).value.trim();
+  const where = value("option-where");
+  return {
+    index: current().index,
+    question: text,
+    k: number("option-k"),
+    mode: value("option-mode"),
+    max_tokens: number("option-tokens"),
+    where: where ? [where] : [],
+  };
+}
+
+/** Write the columns that are wanted and not written yet, one after the other: so each has the
+ * machine for itself, and their times can be compared. */
+async function write() {
+  const { body } = shown;
+  if (!body || running) return;
+  running = new AbortController();
+  const { signal } = running;
+  fill(button, "Stop");
+  const wanted = contexts();
+  place(wanted);
+  for (const context of wanted) {
+    if (!shown.written.has(context)) shown.columns.get(context)?.wait();
+  }
+  for (const context of wanted) {
+    if (signal.aborted || shown.written.has(context)) continue;
+    await writeOne(context, body, signal);
+  }
+  running = null;
+  fill(button, "Ask");
+}
+
+/** @returns {Context[]} */
+const contexts = () => (beside.checked ? ["latents", "text", "none"] : ["latents"]);
+
+/**
+ * Put the columns on the page, keeping those that are there.
+ * @param {Context[]} wanted
+ */
+function place(wanted) {
+  for (const context of wanted) {
+    if (!shown.columns.has(context)) shown.columns.set(context, answerColumn(context));
+  }
+  fill(answers, ...wanted.map((context) => /** @type {any} */ (shown.columns.get(context)).element));
+  byId("result").dataset.columns = String(wanted.length);
+}
+
+/**
+ * @param {Context} context
+ * @param {Record<string, any>} body
+ * @param {AbortSignal} signal
+ */
+async function writeOne(context, body, signal) {
+  const done = await shown.columns.get(context)?.write(body, signal, {
+    full: shown.full,
+    hits: (hits) => context === "latents" && showHits(body, hits),
+  });
+  if (!done) return;
+  shown.written.add(context);
+  shown.full = Math.max(shown.full, done.usage.text_prompt_tokens);
+  if (context === "latents") fill(byId("spoken"), `Answer: ${done.answer}`);
+}
+
+/**
+ * @param {Record<string, any>} body
+ * @param {import("./api.js").Hit[]} hits
+ */
+function showHits(body, hits) {
+  byId("sources").dataset.state = hits.length ? "found" : "none";
+  showSources(byId("source-list"), hits, {
+    open: (hit) => openDocument(body.index, hit),
+    explain: (hit) => openExplanation(body.index, body.question, hit),
+  });
+}
+
+/** Stop what is being written. */
+export function stop() {
+  running?.abort();
+}
+
+/** Say what to do before anything was asked. */
+function showEmpty() {
+  const index = chosen();
+  const empty = byId("ask-empty");
+  byId("result").hidden = true;
+  empty.hidden = false;
+  if (!index) return;
+  if (index.documents === 0) {
+    fill(empty, "This index is empty. ", mayWrite()
+      ? el("a", { href: `#/${encodeURIComponent(index.name)}/documents` }, "Add documents first")
+      : "Its owner has to add documents first", ".");
+  } else {
+    fill(empty, `${plural(index.documents, "document")} in ${plural(index.chunks, "passage")}, `,
+      `${plural(index.n_memory, "latent")} each. Ask something that they answer.`);
+  }
+}
+
+/** @type {() => void} */
+let showRecent = () => {};
+
+/** Wire the view. */
+export function startAsk() {
+  byId("ask-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    if (running) stop();
+    else askNew();
+  });
+  question.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    if (!running) askNew();
+  });
+  beside.addEventListener("change", () => {
+    if (!running && shown.body) write();
+  });
+  showRecent = startRecent((text) => {
+    question.value = text;
+    question.focus();
+    if (!running) askNew();
+  });
+  listen(["index"], () => {
+    stop();
+    shown = { body: null, columns: new Map(), written: new Set(), full: 0 };
+    fill(byId("ask-error"));
+    showEmpty();
+  });
+  listen(["indexes", "session"], () => {
+    const limit = current().session?.limits.k;
+    if (limit) /** @type {HTMLInputElement} */ (byId("option-k")).max = String(limit);
+    if (!shown.body) showEmpty();
+  });
+}
