@@ -8,8 +8,8 @@ import { meter } from "./meter.js";
 /** @typedef {import("./api.js").Usage} Usage */
 /** @typedef {"latents" | "text" | "none"} Context */
 
-/** @type {Record<Context, string>} */
-const TITLES = { latents: "From latents", text: "From the full text", none: "From no document" };
+/** What each answer was made from. @type {Record<Context, string>} */
+export const TITLES = { latents: "From latents", text: "From the full text", none: "From no document" };
 
 /**
  * A column for an answer.
@@ -30,11 +30,14 @@ export function answerColumn(context) {
     cost.element,
   );
 
-  /** Say that its turn has not come. */
-  function wait() {
+  /**
+   * Stay empty, and say why.
+   * @param {string} why
+   */
+  function wait(why) {
     element.dataset.state = "waiting";
     fill(text);
-    fill(note, "Waiting for the answer beside it");
+    fill(note, why);
     fill(error);
     cost.clear();
   }

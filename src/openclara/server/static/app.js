@@ -17,16 +17,18 @@ const AGAIN_MS = 1000;
 function route() {
   const [, name = "", view = "ask"] = location.hash.split("/");
   const wanted = decodeURIComponent(name);
-  const known = current().indexes.some((one) => one.name === wanted);
+  const { indexes, session: begun } = current();
+  const known = !begun || indexes.some((one) => one.name === wanted);
   update({
-    index: known ? wanted : current().index,
+    index: known && wanted ? wanted : current().index,
     view: view === "documents" ? "documents" : "ask",
   });
 }
 
 /** Show the view that is chosen, or what to do where there is no index. */
 function showView() {
-  const { view, index, indexes } = current();
+  const { view, index, indexes, session: begun } = current();
+  if (!begun) return;
   const none = indexes.length === 0;
   byId("ask").hidden = none || view !== "ask";
   byId("documents").hidden = none || view !== "documents";
@@ -40,6 +42,7 @@ function showView() {
   }
   document.title = index ? `${view === "ask" ? "Ask" : "Documents of"} ${index} – openclara` : "openclara";
   if (none) showStart();
+  else fill(byId("start"));
 }
 
 function showStart() {
@@ -79,13 +82,12 @@ async function begin() {
   try {
     await waitUntilReady();
     const found = await session();
-    update({ session: found });
     byId("key-button").hidden = !found.auth;
     fill(byId("about"), `openclara ${found.version} · ${found.model}`);
-    await refreshIndexes();
     route();
-    showView();
-    if (!byId("ask").hidden) byId("question").focus();
+    await refreshIndexes({ session: found });
+    // On a phone, focus would bring up the keyboard over half the page.
+    if (!byId("ask").hidden && matchMedia("(hover: hover)").matches) byId("question").focus();
   } catch (/** @type {any} */ problem) {
     byId("start").hidden = false;
     fill(byId("start"), el("p", { class: "error", role: "alert" }, problem.message),

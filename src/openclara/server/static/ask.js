@@ -1,6 +1,6 @@
 // The question, its answers side by side if wanted, and where they come from.
 
-import { answerColumn } from "./answer.js";
+import { answerColumn, TITLES } from "./answer.js";
 import { byId, el, fill } from "./elements.js";
 import { openExplanation } from "./explain.js";
 import { plural } from "./format.js";
@@ -16,16 +16,23 @@ const button = /** @type {HTMLButtonElement} */ (byId("ask-button"));
 const beside = /** @type {HTMLInputElement} */ (byId("side-by-side"));
 const answers = byId("answers");
 
-/** What is shown: the request, its columns, and how many tokens its full text has. */
-let shown = {
+/** What is shown: the request, its columns, which of them were begun and which are finished, and how
+ * many tokens the full text has. */
+const nothing = () => ({
   body: /** @type {Record<string, any> | null} */ (null),
   columns: /** @type {Map<Context, ReturnType<typeof answerColumn>>} */ (new Map()),
+  tried: /** @type {Set<Context>} */ (new Set()),
   written: /** @type {Set<Context>} */ (new Set()),
   full: 0,
-};
+});
 
-/** @type {AbortController | null} */
+let shown = nothing();
+
+/** What is being written. @type {{context: Context, stopper: AbortController} | null} */
 let running = null;
+
+/** Whether the columns that wait are not to be written either. */
+let stopped = false;
 
 /** Ask what stands in the box. */
 async function askNew() {
@@ -44,7 +51,7 @@ async function askNew() {
   }
   remember(text);
   showRecent();
-  shown = { body: requested(text), columns: new Map(), written: new Set(), full: 0 };
+  shown = { ...nothing(), body: requested(text) };
   showSources(byId("source-list"), [], { open: () => {} });
   byId("sources").dataset.state = "waiting";
   byId("result").hidden = false;
@@ -70,53 +77,52 @@ function requested(text) {
 /** Write the columns that are wanted and not written yet, one after the other: so each has the
  * machine for itself, and their times can be compared. */
 async function write() {
-  const { body } = shown;
-  if (!body || running) return;
-  running = new AbortController();
-  const { signal } = running;
+  if (!shown.body || running) return;
+  const next = () => contexts().find((context) => !shown.tried.has(context));
+  shown.tried = new Set(shown.written);
   fill(button, "Stop");
-  const wanted = contexts();
-  place(wanted);
-  for (const context of wanted) {
-    if (!shown.written.has(context)) shown.columns.get(context)?.wait();
+  stopped = false;
+  place();
+  for (let context = next(); context && !stopped; context = next()) {
+    shown.tried.add(context);
+    await writeOne(context, shown.body);
   }
-  for (const context of wanted) {
-    if (signal.aborted || shown.written.has(context)) continue;
-    await writeOne(context, body, signal);
-  }
-  running = null;
+  place();
   fill(button, "Ask");
 }
 
 /** @returns {Context[]} */
 const contexts = () => (beside.checked ? ["latents", "text", "none"] : ["latents"]);
 
-/**
- * Put the columns on the page, keeping those that are there.
- * @param {Context[]} wanted
- */
-function place(wanted) {
-  for (const context of wanted) {
-    if (!shown.columns.has(context)) shown.columns.set(context, answerColumn(context));
-  }
-  fill(answers, ...wanted.map((context) => /** @type {any} */ (shown.columns.get(context)).element));
+/** Put the wanted columns on the page, keeping what is written. */
+function place() {
+  const wanted = contexts();
+  const elements = wanted.map((context) => {
+    const column = shown.columns.get(context) ?? answerColumn(context);
+    if (!shown.tried.has(context)) column.wait(stopped ? "Stopped before it was asked" : "Waits for its turn");
+    shown.columns.set(context, column);
+    return column.element;
+  });
+  fill(answers, ...elements);
   byId("result").dataset.columns = String(wanted.length);
 }
 
 /**
  * @param {Context} context
  * @param {Record<string, any>} body
- * @param {AbortSignal} signal
  */
-async function writeOne(context, body, signal) {
-  const done = await shown.columns.get(context)?.write(body, signal, {
+async function writeOne(context, body) {
+  const stopper = new AbortController();
+  running = { context, stopper };
+  const done = await shown.columns.get(context)?.write(body, stopper.signal, {
     full: shown.full,
     hits: (hits) => context === "latents" && showHits(body, hits),
   });
+  running = null;
   if (!done) return;
   shown.written.add(context);
   shown.full = Math.max(shown.full, done.usage.text_prompt_tokens);
-  if (context === "latents") fill(byId("spoken"), `Answer: ${done.answer}`);
+  fill(byId("spoken"), `${TITLES[context]}: ${done.answer}`);
 }
 
 /**
@@ -133,7 +139,8 @@ function showHits(body, hits) {
 
 /** Stop what is being written. */
 export function stop() {
-  running?.abort();
+  stopped = true;
+  running?.stopper.abort();
 }
 
 /** Say what to do before anything was asked. */
@@ -169,7 +176,10 @@ export function startAsk() {
     if (!running) askNew();
   });
   beside.addEventListener("change", () => {
-    if (!running && shown.body) write();
+    if (!shown.body) return;
+    place();
+    if (!running) write();
+    else if (!contexts().includes(running.context)) running.stopper.abort();
   });
   showRecent = startRecent((text) => {
     question.value = text;
@@ -178,7 +188,7 @@ export function startAsk() {
   });
   listen(["index"], () => {
     stop();
-    shown = { body: null, columns: new Map(), written: new Set(), full: 0 };
+    shown = nothing();
     fill(byId("ask-error"));
     showEmpty();
   });

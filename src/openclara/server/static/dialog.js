@@ -11,7 +11,7 @@ let closed = () => {};
  * Open the dialog; what was open before is closed first.
  * @param {string} title
  * @param {Node[]} body
- * @param {{size?: "small" | "large", onClose?: () => void}} [options]
+ * @param {{size?: "small" | "medium" | "large", onClose?: () => void}} [options]
  */
 export function openDialog(title, body, { size = "large", onClose = () => {} } = {}) {
   closeDialog();

@@ -8,7 +8,7 @@
 
 /**
  * Events in the order they come. Comments (the server's heartbeat) are passed over.
- * @param {ReadableStream<Uint8Array>} body
+ * @param {ReadableStream<BufferSource>} body
  * @returns {AsyncGenerator<ServerEvent>}
  */
 export async function* events(body) {

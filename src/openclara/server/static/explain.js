@@ -36,7 +36,7 @@ function explained(inspected) {
   const shared = common(asked, passages);
   return [
     el("p", { class: "help" },
-      "Each latent is read here through the model's own vocabulary. Search compares every latent of the question with the best of the passage."),
+      "What each latent says, read through the model's own vocabulary. Words of both sides are set off."),
     el("p", { class: "common" },
       ...(shared.size
         ? ["Words in both: ", ...[...shared].flatMap((word) => [el("span", { class: "word both" }, word), " "])]

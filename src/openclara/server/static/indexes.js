@@ -8,11 +8,14 @@ import { chosen, current, listen, mayCreate, update } from "./state.js";
 
 const choice = /** @type {HTMLSelectElement} */ (byId("index-choice"));
 
-/** Ask the server again what indexes there are; the chosen one stays if it is still there. */
-export async function refreshIndexes() {
+/**
+ * Ask the server again what indexes there are; the chosen one stays if it is still there.
+ * @param {Partial<import("./state.js").State>} [also] what changes in the same moment
+ */
+export async function refreshIndexes(also = {}) {
   const found = await indexes();
   const kept = found.some(({ name }) => name === current().index);
-  update({ indexes: found, index: kept ? current().index : (found[0]?.name ?? null) });
+  update({ ...also, indexes: found, index: kept ? current().index : (found[0]?.name ?? null) });
 }
 
 /** @param {string} name */

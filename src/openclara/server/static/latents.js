@@ -71,9 +71,9 @@ export function latentsView(heading, inspected, shared) {
       "table",
       {},
       el("caption", { class: "unseen" }, `Latents of: ${heading}`),
-      el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Latent"),
+      el("thead", {}, el("tr", {}, el("th", { scope: "col" }, el("span", { class: "unseen" }, "Latent"), el("span", { "aria-hidden": "true" }, "#")),
         anchored && el("th", { scope: "col" }, "Carries"),
-        el("th", { scope: "col" }, "Decodes to"), el("th", { scope: "col" }, "Nearest"))),
+        el("th", { scope: "col" }, "Decodes to"), el("th", { scope: "col", class: "nearest" }, "Nearest"))),
       el("tbody", {}, ...rows.map((make) => make(anchored))),
     ),
   );
@@ -99,10 +99,10 @@ function row(latent, shared, mark, unmark) {
       "tr",
       { onpointerenter: where, onpointerleave: unmark },
       el("td", {}, number),
-      anchored && el("td", {}, latent.carried ? word(latent.carried.text, shared) : "–"),
+      anchored && el("td", {}, word(latent.carried?.text ?? "–", shared)),
       el("td", { class: "words" }, ...latent.words.flatMap(({ text, probability }) =>
         [word(text, shared, percent(probability)), " "])),
-      el("td", {}, latent.nearest.text.trim(), " ", el("small", {}, decimal(latent.cosine))),
+      el("td", { class: "nearest" }, latent.nearest.text.trim(), " ", el("small", {}, decimal(latent.cosine))),
     );
 }
 

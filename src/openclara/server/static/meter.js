@@ -38,7 +38,7 @@ export function meter() {
    */
   const show = (usage, full) => {
     fill(read, count(usage.prompt_tokens));
-    fill(of, full > usage.prompt_tokens ? `of ${count(full)} in full` : "");
+    fill(of, full > usage.prompt_tokens ? `of ${count(full)} in the full text` : "");
     bar.max = Math.max(full, usage.prompt_tokens, 1);
     bar.value = usage.prompt_tokens;
     fill(rate, usage.nominal_rate ? `${decimal(usage.nominal_rate)}×, ${decimal(usage.effective_rate)}× in effect` : "none");

@@ -17,7 +17,7 @@ export async function openDocument(index, { id, title, start, end }) {
     class: "document-text", tabIndex: 0, role: "region", "aria-label": "Text of the document", "aria-busy": "true",
   });
   const error = el("p", { class: "error", role: "alert" });
-  openDialog(title || id, [facts, error, text]);
+  openDialog(title || id, [facts, error, text], { size: "medium" });
   try {
     const found = await documentText(index, id);
     fill(facts, ...described(found));

@@ -1,7 +1,7 @@
 // The passages an answer was made from, as cards that arrow keys walk through.
 
 import { el, fill } from "./elements.js";
-import { count, decimal } from "./format.js";
+import { count } from "./format.js";
 
 /** @typedef {import("./api.js").Hit} Hit */
 
@@ -32,7 +32,8 @@ function card(hit, at, { open, explain }) {
     { type: "button", class: "title", tabIndex: at ? -1 : 0, onclick: () => open(hit) },
     titleOf(hit),
   );
-  const place = [`characters ${count(hit.start)}–${count(hit.end)}`];
+  const place = [`${count(hit.start)}–${count(hit.end)}`];
+  if (hit.cosine !== null) place.push(`cosine ${hit.cosine.toFixed(2)}`);
   if (hit.title && hit.title !== hit.id) place.unshift(hit.id);
   return el(
     "li",
@@ -42,23 +43,19 @@ function card(hit, at, { open, explain }) {
       { class: "card-head" },
       el("span", { class: "number", "aria-hidden": "true" }, at + 1),
       el("h3", {}, title),
-      el("span", { class: "score", title: scoreTitle(hit) }, el("span", { class: "unseen" }, "Score "), hit.score.toFixed(2)),
+      el("span", { class: "score", title: "Score of the search" }, el("span", { class: "unseen" }, "Score "), hit.score.toFixed(2)),
     ),
     el("p", { class: "snippet" }, hit.text),
     el(
       "div",
       { class: "card-foot" },
-      el("span", {}, place.join(" · ")),
+      el("span", { title: "Document, characters, cosine of the latents" }, place.join(" · ")),
       explain && el("button", {
         type: "button", class: "plain", onclick: () => explain(hit), "aria-label": `Explain ${titleOf(hit)}`,
       }, "Explain"),
     ),
   );
 }
-
-/** @param {Hit} hit */
-const scoreTitle = (hit) =>
-  hit.cosine === null ? "Score of the search" : `Score of the search; cosine of the latents ${decimal(hit.cosine)}`;
 
 /**
  * Move among the titles: one of them is in the tab order at a time.

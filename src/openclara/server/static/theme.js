@@ -19,7 +19,11 @@ applyTheme();
  * @param {HTMLButtonElement} button
  */
 export function startTheme(button) {
-  const label = () => (button.textContent = `Theme: ${theme()}`);
+  const label = () => {
+    const name = theme();
+    button.textContent = { system: "◐ System", light: "○ Light", dark: "● Dark" }[name] ?? name;
+    button.setAttribute("aria-label", `Theme: ${name}`);
+  };
   button.addEventListener("click", () => {
     const next = ORDER[(ORDER.indexOf(theme()) + 1) % ORDER.length];
     if (next === "system") localStorage.removeItem(THEME);

@@ -7,6 +7,12 @@ import { bytes } from "./format.js";
 import { follow, jobCard } from "./jobs.js";
 import { current, listen, mayWrite } from "./state.js";
 
+/** The most files of one request. */
+const MOST = 500;
+
+/** Bytes that a file's part adds around its content, at most. */
+const AROUND = 1000;
+
 const drop = byId("drop");
 const picker = /** @type {HTMLInputElement} */ (byId("files"));
 
@@ -21,12 +27,13 @@ function groups(files, limit) {
   const found = [];
   let room = 0;
   for (const file of files) {
-    if (!found.length || file.size > room) {
+    const size = file.size + AROUND;
+    if (!found.length || size > room || found[found.length - 1].length === MOST) {
       found.push([]);
       room = limit;
     }
     found[found.length - 1].push(file);
-    room -= file.size;
+    room -= size;
   }
   return found;
 }
@@ -38,12 +45,12 @@ async function add(files) {
   fill(error);
   if (!index || !session) return;
   const limit = session.limits.upload_bytes;
-  const large = files.filter((file) => file.size > limit);
+  const large = files.filter((file) => file.size + AROUND > limit);
   if (large.length) {
     fill(error, `${large.map(({ name }) => name).join(", ")}: larger than ${bytes(limit)}, which is what the server takes; `
       + "split it, or use openclara index add.");
   }
-  const fitting = files.filter((file) => file.size <= limit);
+  const fitting = files.filter((file) => !large.includes(file));
   if (!files.length) fill(error, "There was no file in that; drop files or a folder that holds some.");
   for (const group of groups(fitting, limit)) {
     const card = jobCard();
