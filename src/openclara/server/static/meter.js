@@ -18,7 +18,7 @@ export function meter() {
   const element = el(
     "div",
     { class: "meter" },
-    el("p", { class: "read" }, read, " prompt tokens read ", of),
+    el("p", { class: "read" }, read, " prompt tokens", of),
     bar,
     el(
       "dl",
@@ -38,7 +38,7 @@ export function meter() {
    */
   const show = (usage, full) => {
     fill(read, count(usage.prompt_tokens));
-    fill(of, full > usage.prompt_tokens ? `of ${count(full)} in the full text` : "");
+    fill(of, full > usage.prompt_tokens ? `, full text ${count(full)}` : "");
     bar.max = Math.max(full, usage.prompt_tokens, 1);
     bar.value = usage.prompt_tokens;
     fill(rate, usage.nominal_rate ? `${decimal(usage.nominal_rate)}×, ${decimal(usage.effective_rate)}× in effect` : "none");

@@ -1,7 +1,12 @@
 // Light, dark, or as the system has it. Runs before the first paint.
 
+import { byId } from "./elements.js";
+
 const THEME = "openclara.theme";
 const ORDER = ["system", "light", "dark"];
+
+/** @type {Record<string, string>} */
+const SIGNS = { system: "◐", light: "○", dark: "●" };
 
 const theme = () => localStorage.getItem(THEME) ?? "system";
 
@@ -21,7 +26,8 @@ applyTheme();
 export function startTheme(button) {
   const label = () => {
     const name = theme();
-    button.textContent = { system: "◐ System", light: "○ Light", dark: "● Dark" }[name] ?? name;
+    byId("theme-sign").textContent = SIGNS[name] ?? "";
+    byId("theme-name").textContent = name;
     button.setAttribute("aria-label", `Theme: ${name}`);
   };
   button.addEventListener("click", () => {
