@@ -4,9 +4,8 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import CycloptsError, Parameter
 
@@ -122,36 +121,12 @@ def _names_a_file(text: str) -> bool:
 
 def _show(clara: "Clara", found: "Sequence[Inspection]", *, as_json: bool) -> None:
     if as_json:
-        render.json_line(
-            {"model": clara.latent_spec.model, "inspected": [_record(one) for one in found]}
-        )
+        from openclara.pipeline.inspection_record import inspection_record
+
+        inspected = [inspection_record(one) for one in found]
+        render.json_line({"model": clara.latent_spec.model, "inspected": inspected})
         return
     for at, one in enumerate(found):
         if at:
             render.blank()
         inspection(one)
-
-
-def _record(one: "Inspection") -> dict[str, Any]:
-    """An inspected text as JSON."""
-    document = one.document
-    return {
-        "kind": one.kind,
-        "id": document.id if one.kind == "document" else None,
-        "title": document.title,
-        "source": document.source,
-        "start": one.start,
-        "end": one.end,
-        "role": one.role,
-        "text": one.text,
-        "tokens": one.n_tokens,
-        "latents": [asdict(view) for view in one.latents],
-        "reading_order": list(one.order),
-        "summary": {
-            "mean_norm": one.mean_norm,
-            "mean_cosine": one.mean_cosine,
-            "words": one.n_words,
-            "recovered": one.recovered,
-            "carried": one.carried,
-        },
-    }

@@ -241,6 +241,18 @@ class LatentIndex:
         with self._database.reading() as connection:
             return isinstance(document_id, str) and find(connection, document_id) is not None
 
+    def count(self, where: Sequence[str] = ()) -> int:
+        """How many documents all filters hold for.
+
+        Raises:
+            ConfigError: A filter cannot be read.
+        """
+        sql, parameters = condition(where)
+        with self._database.reading() as connection:
+            row = connection.execute(f"SELECT count(*) FROM documents WHERE {sql}", parameters)
+            counted: int = row.fetchone()[0]
+        return counted
+
     def documents(
         self, *, where: Sequence[str] = (), limit: int | None = None, offset: int = 0
     ) -> Iterator[Document]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from openclara.index import LatentIndex
     from openclara.model.adapters import Role
     from openclara.model.lens import Examined
+    from openclara.types import Hit
 
 KEPT = 50
 """Likeliest tokens of a latent among which words are looked for (as in the paper)."""
@@ -159,17 +160,29 @@ def inspect_stored(
         ConfigError: `n_memory` is out of range.
     """
     clara._check([], index)
+    hits = [hit for own in index.hits(ids, n_memory=n_memory) for hit in own]
+    return inspect_hits(clara, hits, top=top)
+
+
+def inspect_hits(clara: Clara, hits: Sequence[Hit], *, top: int = 5) -> list[Inspection]:
+    """Look into the latents that hits of an index of this model carry.
+
+    Args:
+        clara: The model.
+        hits: From `LatentIndex.hits`.
+        top: Words for each latent, at most.
+    """
     return [
         _stretch(
             clara,
             hit.document,
             Chunk(hit.start, hit.end, hit.n_tokens),
-            n_memory=n_memory or index.spec.n_memory,
+            n_memory=hit.latents.shape[0],
             top=top,
             stored_MD=hit.latents,
         )
-        for hits in index.hits(ids, n_memory=n_memory)
         for hit in hits
+        if hit.latents is not None
     ]
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from torch import Tensor
 
     from openclara.index import LatentIndex
+    from openclara.pipeline import Clara
     from openclara.types import Context, Document, Hit, Mode, Usage
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +123,9 @@ class Engine(Protocol):
 
     async def compress(self, documents: Sequence[Document], index: LatentIndex) -> int:
         """Compress into an index in small groups between decoding steps; how many were new."""
+
+    async def run(self, work: Callable[[Clara], Result]) -> Result:
+        """Something short with the model itself, between decoding steps."""
 
     @property
     def load(self) -> Load:
