@@ -1,11 +1,12 @@
 // Starts the page: session, indexes, the address, the keyboard.
 
 import { ready, session } from "./api.js";
-import { startAsk, stop } from "./ask.js";
+import { closePanels, startAsk, stop } from "./ask.js";
 import { dialogOpen, startDialog } from "./dialog.js";
 import { startDocuments } from "./documents.js";
 import { byId, el, fill } from "./elements.js";
 import { indexForm, refreshIndexes, startIndexes } from "./indexes.js";
+import { startJobs } from "./jobs.js";
 import { askForKey, startKey } from "./key.js";
 import { current, listen, mayCreate, update } from "./state.js";
 import { startTheme } from "./theme.js";
@@ -61,7 +62,9 @@ function shortcut(event) {
   if (dialogOpen()) return;
   const target = /** @type {HTMLElement} */ (event.target);
   const typing = target.matches("input:not([type=checkbox]), textarea, select");
-  if (event.key === "Escape") stop();
+  if (event.key === "Escape") {
+    if (!closePanels()) stop();
+  }
   if (event.key !== "/" || typing || event.ctrlKey || event.metaKey || event.altKey) return;
   event.preventDefault();
   if (!byId("documents").hidden) byId("find-text").focus();
@@ -101,6 +104,7 @@ startKey();
 startIndexes();
 startAsk();
 startUploads();
+startJobs();
 startDocuments();
 listen(["indexes", "index", "view", "session"], showView);
 window.addEventListener("hashchange", route);

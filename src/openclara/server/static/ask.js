@@ -49,6 +49,8 @@ async function askNew() {
     fill(error, `The question is longer than ${plural(limit, "character")}; shorten it.`);
     return;
   }
+  closePanels();
+  question.focus();
   remember(text);
   showRecent();
   shown = { ...nothing(), body: requested(text) };
@@ -135,6 +137,19 @@ function showHits(body, hits) {
     open: (hit) => openDocument(body.index, hit),
     explain: (hit) => openExplanation(body.index, body.question, hit),
   });
+}
+
+/**
+ * Close the options and the recent questions; the focus goes back to what opened them.
+ * @returns {boolean} whether one was open
+ */
+export function closePanels() {
+  const open = byId("ask-form").querySelector("details[open]");
+  if (open instanceof HTMLDetailsElement) {
+    open.open = false;
+    open.querySelector("summary")?.focus();
+  }
+  return open !== null;
 }
 
 /** Stop what is being written. */

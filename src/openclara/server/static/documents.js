@@ -5,7 +5,6 @@ import { confirmed } from "./dialog.js";
 import { byId, el, fill } from "./elements.js";
 import { count, plural } from "./format.js";
 import { refreshIndexes } from "./indexes.js";
-import { followRunning } from "./jobs.js";
 import { openDocument } from "./reader.js";
 import { chosen, current, listen, mayWrite } from "./state.js";
 
@@ -113,6 +112,7 @@ async function remove(index, id, name) {
     await refreshIndexes();
     await load();
     byId("list-summary").textContent ||= `Deleted ${name}`;
+    byId(chosen()?.documents ? "find-text" : "choose-files").focus();
   } catch (/** @type {any} */ problem) {
     fill(byId("list-error"), problem.message);
   }
@@ -144,8 +144,5 @@ export function startDocuments() {
   listen(["index", "indexes", "view", "session"], () => {
     byId("find").hidden = !chosen()?.documents;
     load();
-  });
-  listen(["index", "view"], () => {
-    if (current().view === "documents" && current().index) followRunning();
   });
 }

@@ -4,7 +4,7 @@ import { cancelJob, job as fetchJob, jobs } from "./api.js";
 import { byId, el, fill } from "./elements.js";
 import { plural } from "./format.js";
 import { refreshIndexes } from "./indexes.js";
-import { current } from "./state.js";
+import { current, listen } from "./state.js";
 
 /** @typedef {import("./api.js").Job} Job */
 
@@ -14,9 +14,9 @@ const EVERY_MS = 700;
 const followed = new Set();
 
 /**
- * A card of progress; it stays until it is dismissed.
- * @returns {{element: HTMLElement, sending: (share: number, files: number) => void, show: (job: Job) => void,
- *   fail: (message: string) => void, remove: () => void}}
+ * A card of progress for the chosen index; it stays until it is dismissed.
+ * @returns {{sending: (share: number, files: number) => void, show: (job: Job) => void,
+ *   fail: (message: string) => void}}
  */
 export function jobCard() {
   const title = el("p", { class: "job-title", role: "status" });
@@ -24,10 +24,9 @@ export function jobCard() {
   const more = el("div");
   const cancel = el("button", { type: "button", class: "plain", hidden: true }, "Cancel");
   const dismiss = el("button", { type: "button", class: "plain", hidden: true }, "Dismiss");
-  const element = el("li", { class: "job" }, el("div", { class: "card-head" }, title, cancel, dismiss), bar, more);
+  const element = el("li", { class: "job", dataset: { index: current().index } }, el("div", { class: "card-head" }, title, cancel, dismiss), bar, more);
   byId("jobs").prepend(element);
-  const remove = () => element.remove();
-  dismiss.addEventListener("click", remove);
+  dismiss.addEventListener("click", () => element.remove());
 
   const end = () => {
     bar.hidden = true;
@@ -53,7 +52,7 @@ export function jobCard() {
     fill(more, job.error && el("p", { class: "error", role: "alert" }, job.error.message), skipped(job));
     if (finished) end();
   };
-  return { element, sending, show, fail, remove };
+  return { sending, show, fail };
 }
 
 /** @param {Job} job */
@@ -99,11 +98,26 @@ export async function follow(job, card) {
   await refreshIndexes().catch((problem) => fill(byId("index-error"), problem.message));
 }
 
+/** Show the cards of the chosen index only. */
+function showCards() {
+  for (const card of /** @type {Iterable<HTMLElement>} */ (byId("jobs").children)) {
+    card.hidden = card.dataset.index !== current().index;
+  }
+}
+
 /** Take up the jobs of this index that run already, such as those begun before the page was reloaded. */
-export async function followRunning() {
+async function followRunning() {
   const all = await jobs().catch(() => []);
   for (const job of all) {
     const runs = job.status === "queued" || job.status === "running";
     if (runs && job.index === current().index && !followed.has(job.id)) follow(job, jobCard());
   }
+}
+
+/** Wire the cards. */
+export function startJobs() {
+  listen(["index", "view"], () => {
+    showCards();
+    if (current().view === "documents" && current().index) followRunning();
+  });
 }
