@@ -20,6 +20,7 @@ from openclara.cli import (
     exporting,
     indexing,
     inspecting,
+    mcp,
     render,
     training,
 )
@@ -54,6 +55,7 @@ index.command(indexing.verify, sort_key=4)
 app.command(asking.search, sort_key=2)
 app.command(asking.ask, sort_key=3)
 app.command(inspecting.inspect, sort_key=4)
+app.command(mcp.mcp, sort_key=4)
 app.command(training.train, sort_key=5)
 app.command(evaluating.evaluate, name="eval", sort_key=5)
 app.command(converting.convert, sort_key=6)
