@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from openclara import Clara, LatentIndex
 
+
 @pytest.fixture(scope="session")
 def index_path(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of an index of `DOCUMENTS`; tests only read it."""

@@ -27,7 +27,7 @@ from openclara.types import Document as OwnDocument
 try:
     from haystack import Document, component, default_to_dict
     from haystack.dataclasses import ComponentInfo, GeneratedAnswer, StreamingChunk
-    from haystack.dataclasses.streaming_chunk import StreamingCallbackT
+    from haystack.dataclasses.streaming_chunk import StreamingCallbackT  # noqa: TC002 - read at run time
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] != "haystack":
         raise
@@ -132,15 +132,16 @@ class ClaraGenerator:
             ConfigError: `decoding` has an unknown field.
         """
         self._named = Named(index, model=model, device=device, precision=precision)
+        self._decoding = _decoding(decoding or {})
         self._asking = {
             "k": top_k, "context": context, "mode": mode, "where": list(where or ()),
-            "n_memory": n_memory, "decoding": _decoding(decoding or {}),
+            "n_memory": n_memory,
         }  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
         """Names and settings."""
-        settings = {**_as_given(self._asking), "decoding": asdict(self._asking["decoding"])}
-        return default_to_dict(self, **self._named.names(), **settings)
+        settings = {**self._named.names(), **_as_given(self._asking)}
+        return default_to_dict(self, **settings, decoding=asdict(self._decoding))
 
     def warm_up(self) -> None:
         """Load the model and open the index; what is open stays."""
@@ -181,7 +182,8 @@ class ClaraGenerator:
 
     def _start(self, query: str, top_k: int | None, where: list[str] | None) -> Turns:
         clara, index = self._named.open()
-        return turns.stream(clara, index, query, **_asked(self._asking, top_k, where))
+        asking = _asked(self._asking, top_k, where)
+        return turns.stream(clara, index, query, **asking, decoding=self._decoding)
 
     def _chunk(self, piece: str) -> StreamingChunk:
         return StreamingChunk(piece, component_info=ComponentInfo.from_component(self))
@@ -234,9 +236,7 @@ class ClaraDocumentWriter:
         return {"documents_written": len(documents)}
 
 
-def _asked(
-    asking: dict[str, Any], top_k: int | None, where: list[str] | None
-) -> dict[str, Any]:
+def _asked(asking: dict[str, Any], top_k: int | None, where: list[str] | None) -> dict[str, Any]:
     now = {"k": top_k, "where": where}
     return {**asking, **{name: value for name, value in now.items() if value is not None}}
 

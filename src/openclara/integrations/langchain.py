@@ -2,11 +2,11 @@
 
     clara = Clara.load("smollm2-135m")
     index = LatentIndex.open("my.idx", clara.latent_spec)
-    documents = ClaraRetriever(clara=clara, index=index, k=5).invoke("Who designed the opera house?")
-    answer = ChatClara(clara=clara, index=index).invoke("Who designed the opera house?").text
+    documents = ClaraRetriever(clara=clara, index=index, k=5).invoke("Who designed it?")
+    answer = ChatClara(clara=clara, index=index).invoke("Who designed it?").text
 
-Both take all standard calls (`invoke`, `batch`, `stream`, their async forms, `bind`, `|`); any number
-of threads may use one model, which works for one of them at a time.
+Both take all standard calls (`invoke`, `batch`, `stream`, their async forms, `bind`, `|`); any
+number of threads may use one model, which works for one of them at a time.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from openclara.errors import ConfigError, DataError
-from openclara.index import LatentIndex
+from openclara.index import LatentIndex  # noqa: TC001 - pydantic reads the fields
 from openclara.integrations import turns
 from openclara.integrations.passages import metadata, passage_id, response_metadata
 from openclara.model.generator import Decoding
-from openclara.pipeline import Clara
-from openclara.types import Context, Mode
+from openclara.pipeline import Clara  # noqa: TC001
+from openclara.types import Context, Mode  # noqa: TC001
 
 try:
     from langchain_core.documents import Document
@@ -182,8 +182,8 @@ class ChatClara(BaseChatModel):
     ) -> Iterator[ChatGenerationChunk]:
         answered = self._turns(messages, stop, settings)
         for piece in answered:
-            yield ChatGenerationChunk(message=AIMessageChunk(piece))
-        last = AIMessageChunk("", chunk_position="last", **self._about(answered))
+            yield ChatGenerationChunk(message=AIMessageChunk(content=piece))
+        last = AIMessageChunk(content="", chunk_position="last", **self._about(answered))
         yield ChatGenerationChunk(message=last)
 
     def _turns(

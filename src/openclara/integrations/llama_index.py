@@ -37,12 +37,10 @@ try:
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] != "llama_index":
         raise
-    raise ConfigError(
-        "this needs LlamaIndex; run `pip install 'openclara[llama-index]'`"
-    ) from None
+    raise ConfigError("this needs LlamaIndex; run `pip install 'openclara[llama-index]'`") from None
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncGenerator, Generator, Sequence
 
     from llama_index.core.callbacks import CallbackManager
     from llama_index.core.schema import QueryBundle
@@ -56,7 +54,7 @@ _SHOWN_TO_MODELS = ("title",)
 """Fields that a language model or an embedder reads above a node's text, as ours does."""
 
 
-class ClaraRetriever(BaseRetriever):  # type: ignore[misc]
+class ClaraRetriever(BaseRetriever):
     """Passages of an index as nodes.
 
     A node has the text, its span (`start_char_idx`, `end_char_idx`), the document's id as
@@ -106,7 +104,7 @@ class ClaraRetriever(BaseRetriever):  # type: ignore[misc]
         return await asyncio.to_thread(self._retrieve, query_bundle)
 
 
-class ClaraQueryEngine(BaseQueryEngine):  # type: ignore[misc]
+class ClaraQueryEngine(BaseQueryEngine):
     """Answers from the latents of what an index holds about the question.
 
     `source_nodes` are the passages; `metadata` has the `usage` and the `finish_reason`, of a
@@ -156,22 +154,26 @@ class ClaraQueryEngine(BaseQueryEngine):  # type: ignore[misc]
         return {}
 
     def _query(self, query_bundle: QueryBundle) -> Response | StreamingResponse:
-        payload = {EventPayload.QUERY_STR: query_bundle.query_str}
+        payload: dict[str, Any] = {EventPayload.QUERY_STR: query_bundle.query_str}
         with self.callback_manager.event(CBEventType.QUERY, payload=payload) as event:
             asked, nodes = self._start(query_bundle)
             about: dict[str, Any] = {}
-            response = StreamingResponse(_pieces(asked, about), nodes, about)
-            if not self._streaming:
-                response = response.get_response()
+            pieces = _pieces(asked, about)
+            response: Response | StreamingResponse
+            if self._streaming:
+                response = StreamingResponse(pieces, nodes, about)
+            else:
+                response = Response("".join(pieces), nodes, about)
             event.on_end(payload={EventPayload.RESPONSE: response})
         return response
 
     async def _aquery(self, query_bundle: QueryBundle) -> Response | AsyncStreamingResponse:
-        payload = {EventPayload.QUERY_STR: query_bundle.query_str}
+        payload: dict[str, Any] = {EventPayload.QUERY_STR: query_bundle.query_str}
         with self.callback_manager.event(CBEventType.QUERY, payload=payload) as event:
             asked, nodes = await asyncio.to_thread(self._start, query_bundle)
             about: dict[str, Any] = {}
             pieces = _pieces(asked, about)
+            response: Response | AsyncStreamingResponse
             if self._streaming:
                 response = AsyncStreamingResponse(_off_the_loop(pieces), nodes, about)
             else:
@@ -181,20 +183,18 @@ class ClaraQueryEngine(BaseQueryEngine):  # type: ignore[misc]
         return response
 
     def _start(self, query_bundle: QueryBundle) -> tuple[Turns, list[NodeWithScore]]:
-        asked = turns.stream(
-            self._clara, self._index, query_bundle.query_str, **self._asking
-        )
+        asked = turns.stream(self._clara, self._index, query_bundle.query_str, **self._asking)
         return asked, [_node(hit) for hit in asked.hits]
 
 
-def _pieces(asked: Turns, about: dict[str, Any]) -> Iterator[str]:
+def _pieces(asked: Turns, about: dict[str, Any]) -> Generator[str, None, None]:
     """The answer; when it is out, what it cost is noted in `about`."""
     yield from asked
     about["usage"] = asdict(asked.answer.usage)
     about["finish_reason"] = asked.finish_reason
 
 
-async def _off_the_loop(pieces: Iterator[str]) -> AsyncIterator[str]:
+async def _off_the_loop(pieces: Generator[str, None, None]) -> AsyncGenerator[str, None]:
     while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
         yield piece
 

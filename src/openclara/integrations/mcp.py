@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import threading
-from collections.abc import Callable
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 from urllib.parse import quote
@@ -43,6 +42,8 @@ except ModuleNotFoundError as error:
     raise ConfigError("this needs the MCP SDK; run `pip install 'openclara[mcp]'`") from None
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from openclara.index import LatentIndex
     from openclara.pipeline import Clara
 
@@ -102,9 +103,7 @@ def make_server(
     # Ids may look like paths, but nothing is opened by them.
     free = ResourceSecurity(exempt_params={"id"})
 
-    @server.resource(
-        f"openclara://{quote(name, safe='')}/{{+id}}", name="document", security=free
-    )
+    @server.resource(f"openclara://{quote(name, safe='')}/{{+id}}", name="document", security=free)
     def document(id: str) -> str:
         """The whole text of a document by its percent-encoded id."""
         try:
