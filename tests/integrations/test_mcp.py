@@ -200,6 +200,36 @@ def test_the_server_answers_while_the_model_works(tiny_clara, tiny_index):
     assert len({answer.structured_content["answer"] for answer in answers}) == 1
 
 
+def test_an_answer_nobody_waits_for_is_not_written_to_its_end(tiny_clara, tiny_index):
+    asked, given_up, written = threading.Event(), threading.Event(), []
+
+    class Slow(type(tiny_clara)):
+        """Starts to write only when the caller has hung up."""
+
+        def stream(self, question, index, **settings):
+            started = super().stream(question, index, **settings)
+            asked.set()
+            assert given_up.wait(60)
+            written.append(started)
+            return started
+
+    slow = Slow(tiny_clara.model, tiny_clara.tokenizer, tiny_clara.card, tiny_clara.latent_spec)
+
+    async def main():
+        async with Client(make_server(tiny_index, lambda: slow)) as client:
+            async with anyio.create_task_group() as group:
+                group.start_soon(client.call_tool, "ask", {"question": QUESTION})
+                await anyio.to_thread.run_sync(asked.wait, 60)
+                group.cancel_scope.cancel()
+                given_up.set()
+            return await client.call_tool("search", {"question": QUESTION})
+
+    assert anyio.run(main).structured_content["passages"]
+    (stream,) = written
+    whole = tiny_clara.ask(QUESTION, tiny_index).usage.completion_tokens
+    assert stream.answer.usage.completion_tokens < whole
+
+
 def test_an_added_document_is_found_and_a_known_one_replaced(tiny_clara, index_path, tmp_path):
     path = shutil.copytree(index_path, tmp_path / "own.idx")
     note = {"text": "Baikal freezes in January.", "title": "Ice", "metadata": {"year": 2024}}

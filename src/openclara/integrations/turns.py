@@ -47,6 +47,7 @@ class Turns:
         self._kept = max((len(stop) for stop in self._stops), default=1) - 1
         self._stopped = False
         self._shown: list[str] = []
+        self._writing = self._write()
 
     @property
     def hits(self) -> tuple[Hit, ...]:
@@ -65,15 +66,21 @@ class Turns:
         return "length" if cut and not self._stopped else "stop"
 
     def __iter__(self) -> Iterator[str]:
-        """Pieces of text that are not empty."""
+        """Pieces of text that are not empty; iterated again, those that are left."""
+        return self._writing
+
+    def _write(self) -> Iterator[str]:
         waiting = ""
         for piece in self._pieces():
             waiting = waiting + piece if self._shown else (waiting + piece).lstrip()
-            found = [at for stop in self._stops if (at := waiting.find(stop)) >= 0]
+            # The one that is whole first, so that it does not matter how the text comes in pieces.
+            found = [
+                (at + len(stop), at) for stop in self._stops if (at := waiting.find(stop)) >= 0
+            ]
             if found:
-                waiting, self._stopped = waiting[: min(found)], True
+                waiting, self._stopped = waiting[: min(found)[1]], True
                 break
-            ready = waiting[: len(waiting) - self._kept].rstrip()
+            ready = waiting[: max(0, len(waiting) - self._kept)].rstrip()
             if ready:
                 waiting = waiting[len(ready) :]
                 self._shown.append(ready)
