@@ -177,7 +177,7 @@ def test_the_server_answers_while_the_model_works(tiny_clara, tiny_index):
 
     def load():
         # Would wait forever if the event loop waited for it.
-        assert listed.wait(60)
+        assert listed.wait(200)
         return tiny_clara
 
     async def main():
@@ -209,7 +209,7 @@ def test_an_answer_nobody_waits_for_is_not_written_to_its_end(tiny_clara, tiny_i
         def stream(self, question, index, **settings):
             started = super().stream(question, index, **settings)
             asked.set()
-            assert given_up.wait(60)
+            assert given_up.wait(200)
             written.append(started)
             return started
 
@@ -219,7 +219,7 @@ def test_an_answer_nobody_waits_for_is_not_written_to_its_end(tiny_clara, tiny_i
         async with Client(make_server(tiny_index, lambda: slow)) as client:
             async with anyio.create_task_group() as group:
                 group.start_soon(client.call_tool, "ask", {"question": QUESTION})
-                await anyio.to_thread.run_sync(asked.wait, 60)
+                await anyio.to_thread.run_sync(asked.wait, 200)
                 group.cancel_scope.cancel()
                 given_up.set()
             return await client.call_tool("search", {"question": QUESTION})
@@ -307,7 +307,7 @@ def test_standard_output_holds_nothing_but_the_protocol(index_path):
         server.stdin.write("\n".join(lines) + "\n")
         server.stdin.flush()
         replies = [json.loads(server.stdout.readline()) for _ in range(2)]
-        rest, _ = server.communicate(timeout=60)
+        rest, _ = server.communicate(timeout=200)
     assert [reply["id"] for reply in replies] == [1, 2]
     assert replies[1]["result"]["structuredContent"]["passages"]
     assert rest == ""
@@ -325,7 +325,7 @@ def serving(*arguments):
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        for _ in range(600):
+        for _ in range(2000):
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
                 break
             assert server.poll() is None, server.communicate()
@@ -359,7 +359,7 @@ def test_the_command_serves_over_http_on_this_machine_only(tiny_model, tmp_path)
         assert taken.returncode == 1
         assert taken.stderr.startswith(f"error: cannot listen at 127.0.0.1:{port}")
         server.send_signal(signal.SIGINT)
-        out, err = server.communicate(timeout=60)
+        out, err = server.communicate(timeout=200)
     assert out == ""
     assert "Traceback" not in err
     assert server.returncode == 0
