@@ -20,6 +20,7 @@ VERBS = [
     ["search"],
     ["ask"],
     ["inspect"],
+    ["mcp"],
     ["train"],
     ["eval"],
     ["convert"],

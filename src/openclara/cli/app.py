@@ -21,6 +21,7 @@ from openclara.cli import (
     exporting,
     indexing,
     inspecting,
+    mcp,
     render,
     synthesizing,
     serving,
@@ -63,6 +64,7 @@ app.command(keys)
 keys.command(serving.add, sort_key=0)
 keys.command(serving.list_keys, name="list", sort_key=1)
 keys.command(serving.remove, sort_key=2)
+app.command(mcp.mcp, sort_key=4)
 app.command(training.train, sort_key=5)
 app.command(evaluating.evaluate, name="eval", sort_key=5)
 app.command(synthesizing.synthesize, sort_key=5)
