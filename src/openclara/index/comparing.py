@@ -36,6 +36,12 @@ class Queries(Protocol):
     def scores(self, latents_NMD: Tensor, norms: Tensor) -> Tensor:
         """(Q, N) float32, to about 1e-6."""
 
+    def only(self, question: int) -> Queries:
+        """One of the questions by itself."""
+
+    def vectors(self, question: int) -> tuple[Tensor, Tensor]:
+        """What one question is looked up by: V vectors of some memory tokens, and V weights."""
+
     def exactly(self, question: int, latents_NMD: Tensor) -> Tensor:
         """(N,) of one question, the same whatever rows stand beside a row.
 
@@ -67,6 +73,7 @@ class Flat:
     name: Score = "flat"
 
     def __init__(self, latents_QMD: Tensor) -> None:
+        self._latents_QMD = latents_QMD
         self.n_memory = latents_QMD.shape[1]
         flat_QE = latents_QMD.detach().cpu().float().flatten(1)
         self._unit_QE = flat_QE / _divisors(torch.linalg.vector_norm(flat_QE, dim=1, keepdim=True))
@@ -80,6 +87,15 @@ class Flat:
         """(Q, N) cosines."""
         scores_QN: Tensor = self._unit_QE @ latents_NMD.flatten(1).T / _divisors(norms)
         return scores_QN
+
+    def only(self, question: int) -> Flat:
+        """One of the questions by itself."""
+        return Flat(self._latents_QMD[question : question + 1])
+
+    def vectors(self, question: int) -> tuple[Tensor, Tensor]:
+        """(1, M, D) and (1,): all latents together."""
+        latents_1MD = self._latents_QMD[question : question + 1].detach().cpu().float()
+        return latents_1MD, torch.ones(1)
 
     def exactly(self, question: int, latents_NMD: Tensor) -> Tensor:
         """(N,) cosines of one question."""
@@ -118,6 +134,15 @@ class Late:
         products /= _divisors(norms).flatten()
         best: Tensor = products.view(n_questions, n_asked, *norms.shape).amax(-1)
         return best.sum(1)
+
+    def only(self, question: int) -> Late:
+        """One of the questions by itself."""
+        return Late(self._latents_QPD[question : question + 1], n_memory=self.n_memory)
+
+    def vectors(self, question: int) -> tuple[Tensor, Tensor]:
+        """(P, 1, D) and (P,): each latent by itself, and what it weighs."""
+        latents_PD = self._latents_QPD[question]
+        return latents_PD[:, None], torch.linalg.vector_norm(latents_PD, dim=1)
 
     def exactly(self, question: int, latents_NMD: Tensor) -> Tensor:
         """(N,) sums of one question."""

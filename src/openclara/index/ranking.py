@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from openclara.index.comparing import Queries
     from openclara.index.shards import Shard
-    from openclara.index.views import View
+    from openclara.index.views import LiveRows, View
 
 BLOCK_BYTES = 8 * 2**20
 """Float32 bytes scored at once: small enough to stay in a core's cache between its two reads."""
@@ -32,6 +32,7 @@ TOLERANCE = 1e-5
 
 def nearest(
     view: View,
+    among: Sequence[LiveRows],
     asked: Queries,
     n_queries: int,
     *,
@@ -42,6 +43,7 @@ def nearest(
 
     Args:
         view: Where to look.
+        among: Rows to choose from.
         asked: What the questions are compared by.
         n_queries: Q.
         k: How many.
@@ -52,7 +54,7 @@ def nearest(
         of two nearly equal ones is nearer is for `exact` to say.
     """
     best = [_Best(k) for _ in range(n_queries)]
-    for live in view.live:
+    for live in among:
         keys_N, rows_N = live.keys, live.rows
         if allowed is not None:
             chosen_N = np.isin(keys_N, allowed, assume_unique=True)

@@ -28,8 +28,11 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Sequence
 
+    import numpy as np
+    import numpy.typing as npt
     from torch import Tensor
 
+    from openclara.index.coarse.settings import Coarse
     from openclara.index.comparing import Queries
     from openclara.index.views import View
     from openclara.types import Document, LatentSpec
@@ -69,6 +72,7 @@ class Search:
         pool: Candidates from each side of a hybrid search.
         latent_weight: Part of the latents in a hybrid search, 0 to 1.
         with_latents: Whether hits carry latents.
+        coarse: When and how many chunks are nominated before they are scored.
     """
 
     questions: Sequence[str]
@@ -79,6 +83,7 @@ class Search:
     pool: int
     latent_weight: float
     with_latents: bool
+    coarse: Coarse
 
     @classmethod
     def checked(
@@ -93,6 +98,7 @@ class Search:
         pool: int,
         latent_weight: float,
         with_latents: bool,
+        coarse: Coarse,
     ) -> Search:
         """Refuse arguments that do not fit the index or each other.
 
@@ -128,7 +134,9 @@ class Search:
             raise ConfigError(
                 f"a {mode} search needs the latents of its questions: use mode lexical"
             )
-        return cls(questions, asked, compared, k, mode, max(pool, k), latent_weight, with_latents)
+        return cls(
+            questions, asked, compared, k, mode, max(pool, k), latent_weight, with_latents, coarse
+        )
 
     def run(
         self,
@@ -150,13 +158,36 @@ class Search:
         among = None if allowed is None else allowed.tolist()
         nominated: list[list[int]] = [[] for _ in self.questions]
         if self.queries is not None and self.mode != "lexical":
-            k = self.k if self.mode == "latent" else self.pool
-            nominated = nearest(view, self.queries, len(self.questions), k=k, allowed=allowed)
+            nominated = self._nominated(connection, view, self.queries, allowed)
         ranked = [
             self._ranked(connection, view, question, near, among)
             for question, near in enumerate(nominated)
         ]
         return self._hits(connection, view, ranked)
+
+    def _nominated(
+        self,
+        connection: sqlite3.Connection,
+        view: View,
+        asked: Queries,
+        allowed: npt.NDArray[np.int64] | None,
+    ) -> list[list[int]]:
+        """For each question a few more chunks than are wanted by latents, the best among them."""
+        k = self.k if self.mode == "latent" else self.pool
+        found: dict[int, list[int]] = {}
+        for question in range(len(self.questions)):
+            keys_N = view.graphs.nominate(asked, question, self.coarse, allowed)
+            if keys_N is None:
+                break  # the numbers decide this, so it is the same for every question
+            rows = view.rows(connection, keys_N)
+            if sum(len(live.rows) for live in rows) >= k:
+                [found[question]] = nearest(view, rows, asked.only(question), 1, k=k, allowed=None)
+        if len(found) < len(self.questions):
+            every = nearest(
+                view, view.live(connection), asked, len(self.questions), k=k, allowed=allowed
+            )
+            found = dict(enumerate(every)) | found
+        return [found[question] for question in range(len(self.questions))]
 
     def _ranked(
         self,
