@@ -54,8 +54,7 @@ def main() -> None:
 
 def records(path: Path) -> Iterator[Any]:
     """Lines of a JSON Lines file."""
-    opened = gzip.open(path, "rt") if path.suffix == ".gz" else path.open()
-    with opened as lines:
+    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
         yield from map(json.loads, lines)
 
 

@@ -108,9 +108,7 @@ def grown(
     }
 
 
-def asked(
-    options: argparse.Namespace, spec: LatentSpec, questions_QPD: Tensor
-) -> dict[str, Any]:
+def asked(options: argparse.Namespace, spec: LatentSpec, questions_QPD: Tensor) -> dict[str, Any]:
     """Times of single questions, and the part of the exact hits that the coarse stage keeps."""
     texts = ["?"] * len(questions_QPD)
     row: dict[str, Any] = {"coarse": {}}
@@ -148,9 +146,7 @@ def made(real_NMD: Tensor, first: int, end: int) -> Iterator[CompressedDocument]
             mixed += weights_BP[:, part, None, None] * centred_NMD[parts_BP[:, part]]
         for number in range(max(first, block), min(end, block + BLOCK)):
             latents_MD = (
-                real_NMD[number]
-                if number < len(real_NMD)
-                else mean_MD + mixed[number - block]
+                real_NMD[number] if number < len(real_NMD) else mean_MD + mixed[number - block]
             )
             document = Document(str(number), f"number {number}")
             yield CompressedDocument(document, (Chunk(0, 8, 2),), latents_MD[None])

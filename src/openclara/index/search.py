@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
+import numpy as np
 import torch
 
 from openclara.errors import ConfigError, DataError
@@ -19,8 +20,10 @@ from openclara.index.ranking import (
     exact,
     fuse,
     nearest,
+    nearest_of,
     words_of,
 )
+from openclara.index.shards import gathered
 from openclara.index.writing import find
 from openclara.types import Hit, Mode
 
@@ -28,14 +31,18 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Sequence
 
-    import numpy as np
     import numpy.typing as npt
     from torch import Tensor
 
     from openclara.index.coarse.settings import Coarse
     from openclara.index.comparing import Queries
-    from openclara.index.views import View
+    from openclara.index.views import LiveRows, View
     from openclara.types import Document, LatentSpec
+
+
+ECHOED = 20
+"""Chunks found first whose latents look for more: what is like the best is likely to be good
+(MacAvaney et al. 2022, "Adaptive Re-Ranking with a Corpus Graph")."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +188,8 @@ class Search:
                 break  # the numbers decide this, so it is the same for every question
             rows = view.rows(connection, keys_N)
             if sum(len(live.rows) for live in rows) >= k:
-                [found[question]] = nearest(view, rows, asked.only(question), 1, k=k, allowed=None)
+                one = asked.only(question)
+                found[question] = _refined(connection, view, one, rows, k=k, allowed=allowed)
         if len(found) < len(self.questions):
             every = nearest(
                 view, view.live(connection), asked, len(self.questions), k=k, allowed=allowed
@@ -245,6 +253,37 @@ class Search:
             latents=latents_PD,
             cosine=ranked.cosine,
         )
+
+
+def _refined(
+    connection: sqlite3.Connection,
+    view: View,
+    asked: Queries,
+    rows: Sequence[LiveRows],
+    *,
+    k: int,
+    allowed: npt.NDArray[np.int64] | None,
+) -> list[int]:
+    """The best of some nominated chunks, and of those that lie beside the best of these.
+
+    Args:
+        connection: In a transaction of that moment.
+        view: The latents of that moment.
+        asked: One question.
+        rows: The nominated chunks.
+        k: How many are wanted; a few more come back.
+        allowed: Ascending chunk keys to choose from; None for all.
+    """
+    near_N = nearest_of(view, rows, asked, k=max(k, ECHOED))
+    best = view.rows(connection, near_N[:ECHOED])
+    parts = [(view.shards[live.record.key], live.rows) for live in best]
+    echo = asked.echo(0, gathered(parts, asked.n_memory))
+    if echo is None or not len(echo):
+        return near_N.tolist()
+    keys_N = view.graphs.beside(echo, asked.n_memory, allowed)
+    fresh_N = np.setdiff1d(keys_N, np.concatenate([live.keys for live in rows]))
+    more_N = nearest_of(view, view.rows(connection, fresh_N), asked, k=k)
+    return [*near_N.tolist(), *more_N.tolist()]
 
 
 def stretches(

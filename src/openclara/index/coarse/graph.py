@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 CONNECTIVITY = 16
 EXPANSION_ADD = 64
+EXPANSION_SEARCH = 4
+"""Codes that are looked at for each one wanted: questions lie far from all documents, and a graph
+leads astray there."""
 
 
 class NewGraph:
@@ -97,7 +100,7 @@ class Graph:
         """
         count = min(count, len(self._index))
         with self._lock:
-            self._index.expansion_search = max(count, EXPANSION_ADD)
+            self._index.expansion_search = max(EXPANSION_SEARCH * count, EXPANSION_ADD)
             found = self._index.search(codes_VB, count, threads=torch.get_num_threads())
         shape = (len(codes_VB), -1)
         labels = np.asarray(found.keys).astype(np.int64).reshape(shape)

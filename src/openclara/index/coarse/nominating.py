@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import numpy.typing as npt
+    from torch import Tensor
 
     from openclara.index.comparing import Queries
     from openclara.index.layout import Layout
@@ -31,6 +32,9 @@ SPREAD = 4
 
 EXACT_SHARE = 8
 """A filter that leaves less than one in so many chunks is searched exactly."""
+
+BESIDE = 16
+"""Codes looked for beside each latent of a chunk that was found."""
 
 WEIGHTLESS = 0.005
 """Part of a late score below which a question's latent nominates nothing."""
@@ -100,6 +104,25 @@ class Graphs:
             keys_N = keys_N[order]
         return np.union1d(keys_N, waiting)
 
+    def beside(
+        self,
+        latents_V1D: Tensor,
+        n_memory: int,
+        allowed: npt.NDArray[np.int64] | None,
+    ) -> npt.NDArray[np.int64]:
+        """Chunk keys whose codes are near those of some latents, ascending; some may be dead.
+
+        Args:
+            latents_V1D: (V, 1, D) latents of the index.
+            n_memory: Memory tokens of a chunk that count.
+            allowed: Ascending chunk keys to choose from; None for all.
+        """
+        codes_VB = codes(latents_V1D, self.spec.score)
+        parts = [graph.nearest(codes_VB, BESIDE) for graph in self.graphs]
+        keys_VC, tokens_VC, _ = (np.concatenate(part, axis=1) for part in zip(*parts, strict=True))
+        keys_N = np.unique(keys_VC[(keys_VC >= 0) & (tokens_VC < n_memory)])
+        return keys_N if allowed is None else np.intersect1d(keys_N, allowed, assume_unique=True)
+
     def _found(
         self, asked: Queries, question: int, count: int
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
@@ -110,7 +133,9 @@ class Graphs:
             kept_V = torch.ones_like(kept_V)
         codes_VB = codes(vectors_VMD[kept_V], self.spec.score)
         parts = [graph.nearest(codes_VB, count) for graph in self.graphs]
-        keys_VC, tokens_VC, differ_VC = (np.concatenate(part, axis=1) for part in zip(*parts, strict=True))
+        keys_VC, tokens_VC, differ_VC = (
+            np.concatenate(part, axis=1) for part in zip(*parts, strict=True)
+        )
         keys_VC = np.where(tokens_VC < asked.n_memory, keys_VC, -1)
         if keys_VC.shape[1] > count:
             best = np.argpartition(differ_VC, count - 1, axis=1)[:, :count]
