@@ -136,7 +136,7 @@ class Late:
     def scores(self, latents_NMD: Tensor, norms: Tensor) -> Tensor:
         """(Q, N) sums."""
         n_questions, n_asked, width = self._latents_QPD.shape
-        products = self._latents_QPD.view(-1, width) @ latents_NMD.flatten(0, 1).T
+        products = self._latents_QPD.reshape(-1, width) @ latents_NMD.flatten(0, 1).T
         products /= _divisors(norms).flatten()
         best: Tensor = products.view(n_questions, n_asked, *norms.shape).amax(-1)
         return best.sum(1)
