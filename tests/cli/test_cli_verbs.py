@@ -109,7 +109,7 @@ def test_info_tells_of_the_coarse_stage_and_exact_leaves_it_aside(cli, index, mo
     with LatentIndex.open(index, coarse=Coarse(from_chunks=0, candidates=1)) as opened:
         opened.compact()
     shown = " ".join(cli("index", "info", index).out.split())
-    assert "3 chunks in 1 graph" in shown
+    assert "7 chunks in 1 graph" in shown
     assert "coarse stage" in shown
     asked = []
     monkeypatch.setattr(Search, "checked", noting(Search.checked, asked))
