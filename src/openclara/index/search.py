@@ -279,11 +279,11 @@ def _refined(
     parts = [(view.shards[live.record.key], live.rows) for live in best]
     echo = asked.echo(0, gathered(parts, asked.n_memory))
     if echo is None or not len(echo):
-        return near_N.tolist()
+        return list(map(int, near_N))
     keys_N = view.graphs.beside(echo, asked.n_memory, allowed)
     fresh_N = np.setdiff1d(keys_N, np.concatenate([live.keys for live in rows]))
     more_N = nearest_of(view, view.rows(connection, fresh_N), asked, k=k)
-    return [*near_N.tolist(), *more_N.tolist()]
+    return list(map(int, np.concatenate((near_N, more_N))))
 
 
 def stretches(

@@ -77,6 +77,9 @@ class Graph:
         """
         self.record = record
         self._per_chunk = vectors_per_chunk(spec)
+        # One code of all latents together has so many bits that all others are nearly as far: a
+        # graph over such leaves many unreachable. They are few, one a chunk, so all are compared.
+        self._every = spec.score == "flat"
         path = layout.folder / record.name
         if path.stat().st_size != record.bytes:
             raise OSError(f"{path} is not as long as it was written")
@@ -101,7 +104,9 @@ class Graph:
         count = min(count, len(self._index))
         with self._lock:
             self._index.expansion_search = max(EXPANSION_SEARCH * count, EXPANSION_ADD)
-            found = self._index.search(codes_VB, count, threads=torch.get_num_threads())
+            found = self._index.search(
+                codes_VB, count, threads=torch.get_num_threads(), exact=self._every
+            )
         shape = (len(codes_VB), -1)
         labels = np.asarray(found.keys).astype(np.int64).reshape(shape)
         differ = np.asarray(found.distances, dtype=np.float32).reshape(shape)
