@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from published import make_published, untied_base
+
+from openclara.errors import ConfigError
+from openclara.index import LatentIndex
+from openclara.pipeline import Clara
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +69,33 @@ def test_export(cli, tiny_model, tmp_path):
     refused = cli("export", "hub", tmp_path / "again", "--model", tiny_model, "--push", "a/b")
     assert refused.code == 1
     assert "which nobody else has" in refused.err
+
+
+def test_an_index_goes_to_milvus_and_back(cli, index, tmp_path, monkeypatch):
+    pytest.importorskip("milvus_lite")
+    milvus = f"milvus:{tmp_path / 'm.db'}"
+    assert cli("convert", index, milvus).out.startswith("3 documents copied to milvus:")
+    assert cli("convert", milvus, tmp_path / "back").code == 0
+    before, after = (
+        cli("search", path, "Who?", "--json").out for path in (index, tmp_path / "back")
+    )
+    assert json.loads(before) == json.loads(after)
+
+
+def test_milvus_answers_the_models_questions(tiny_model, index, tmp_path):
+    pytest.importorskip("milvus_lite")
+    from openclara.index.migration import migrate, open_index
+
+    clara = Clara.load(str(tiny_model))
+    milvus = f"milvus:{tmp_path / 'm.db'}"
+    migrate(str(index), milvus)
+    with LatentIndex.open(index) as folder:
+        expected = clara.search("Who?", folder, k=3, mode="latent")
+    opened = open_index(milvus)
+    try:
+        assert clara.search("Who?", opened, k=3, mode="latent") == expected
+        assert len(clara.ask("Who?", opened, k=2, mode="latent").hits) == 2
+        with pytest.raises(ConfigError, match="use mode latent"):
+            clara.search("Who?", opened)
+    finally:
+        opened.close()

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from openclara.index import LatentIndex
+from openclara.index.coarse.settings import Coarse
+from openclara.index.search import Search
 from openclara.pipeline import Clara
 from openclara.types import Usage
 
@@ -98,6 +101,29 @@ def test_info_of_an_index(cli, index, tiny_model):
     shown = cli("index", "info", index).out
     assert "3" in shown
     assert str(tiny_model) in shown
+
+
+def test_info_tells_of_the_coarse_stage_and_exact_leaves_it_aside(cli, index, monkeypatch):
+    pytest.importorskip("usearch")
+    assert "none, made by the first change from 20,000 chunks on" in cli("index", "info", index).out
+    with LatentIndex.open(index, coarse=Coarse(from_chunks=0, candidates=1)) as opened:
+        opened.compact()
+    shown = " ".join(cli("index", "info", index).out.split())
+    assert "7 chunks in 1 graph" in shown
+    assert "coarse stage" in shown
+    asked = []
+    monkeypatch.setattr(Search, "checked", noting(Search.checked, asked))
+    assert cli("search", index, "Who?", "--exact").code == 0
+    assert cli("search", index, "Who?").code == 0
+    assert [options["coarse"].from_chunks for options in asked] == [None, 20_000]
+
+
+def noting(real, asked):
+    def checked(*arguments, **options):
+        asked.append(options)
+        return real(*arguments, **options)
+
+    return checked
 
 
 def test_reading_an_index_loads_no_model(cli, index, monkeypatch):

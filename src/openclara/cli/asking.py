@@ -46,7 +46,7 @@ def search(
         as_json: Print JSON instead, one object a question.
     """
     questions = _questions(question)
-    with open_index(path) as index:
+    with open_index(path, exact=search.exact) as index:
         # Words need no model: a search by them answers at once.
         clara = None if search.mode == "lexical" else load_model_of(index, model)
         for batch in _batches(questions):
@@ -91,7 +91,7 @@ def ask(
         as_json: Print JSON instead, one object a question.
     """
     questions = _questions(question)
-    with open_index(path) as index:
+    with open_index(path, exact=search.exact) as index:
         clara = load_model_of(index, model)
         from openclara.model.generator import Decoding
 

@@ -18,6 +18,7 @@ from openclara.errors import DataError
 from openclara.index.layout import Quantization
 
 if TYPE_CHECKING:
+    from openclara.index import IndexInfo
     from openclara.types import Document
 
 SHOWN_PROBLEMS = 20
@@ -98,7 +99,8 @@ def info(path: Path, /, *, as_json: Json = False) -> None:
             ("model", f"{spec.model} ({spec.fingerprint[:12]})"),
             ("latents", f"{spec.n_memory} of width {spec.width} a chunk, as {about.quantization}"),
             ("bytes a chunk", f"{about.bytes_per_chunk:,}"),
-            ("size", _sizes(about.total_bytes, about.latent_bytes, about.database_bytes)),
+            ("coarse stage", _coarse(about)),
+            ("size", _sizes(about)),
             ("shards", f"{about.shards:,}, with {render.counted(about.dead_rows, 'dead row')}"),
             ("last change", about.updated),
         ]
@@ -214,6 +216,23 @@ def _report_skipped(skipped: Sequence[DataError]) -> None:
         render.warning(f"skipped: {len(skipped) - SHOWN_PROBLEMS:,} more")
 
 
-def _sizes(total: int, latents: int, database: int) -> str:
-    parts = f"latents {render.size(latents)}, texts and words {render.size(database)}"
-    return f"{render.size(total)} ({parts})"
+def _sizes(about: "IndexInfo") -> str:
+    parts = [
+        f"latents {render.size(about.latent_bytes)}",
+        f"texts and words {render.size(about.database_bytes)}",
+    ]
+    if about.coarse_bytes:
+        parts.append(f"coarse stage {render.size(about.coarse_bytes)}")
+    return f"{render.size(about.total_bytes)} ({', '.join(parts)})"
+
+
+def _coarse(about: "IndexInfo") -> str:
+    """Whether chunks are nominated before they are scored, and if not, why."""
+    from openclara.index.coarse.settings import Coarse, available
+
+    if about.coarse_graphs:
+        held = f"{about.coarse_chunks:,} chunks in {render.counted(about.coarse_graphs, 'graph')}"
+        return held if available() else f"{held}, unused: pip install 'openclara[ann]'"
+    if not available():
+        return "none, every chunk is scored: pip install 'openclara[ann]' for large indexes"
+    return f"none, made by the first change from {Coarse().from_chunks:,} chunks on"

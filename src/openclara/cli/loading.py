@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from openclara.pipeline import Clara
 
 
-def open_index(path: Path) -> LatentIndex:
-    """An index that exists."""
+def open_index(path: Path, *, exact: bool = False) -> LatentIndex:
+    """An index that exists; `exact` leaves its coarse stage aside."""
     from openclara.index import LatentIndex
+    from openclara.index.coarse.settings import EXACT, Coarse
 
-    return LatentIndex.open(path)
+    return LatentIndex.open(path, coarse=EXACT if exact else Coarse())
 
 
 def load_model(name: str, options: ModelOptions, *, n_memory: int | None = None) -> Clara:

@@ -66,9 +66,11 @@ class SearchOptions:
         mode: By latents, by words, or by both.
         where: Filter such as year>=2020; give it several times to ask for all of them.
         n_memory: Use only this many of the latents of each passage.
+        exact: Score every passage, also in an index large enough for its coarse stage.
     """
 
     k: Annotated[AtLeastOne, Parameter(name=["-k", "--k"])] = 5
     mode: Mode = "hybrid"
     where: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = ()
     n_memory: AtLeastOne | None = None
+    exact: Flag = False

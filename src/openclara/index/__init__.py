@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from openclara.index.layout import Quantization
+    from openclara.index.milvus import MilvusIndex
     from openclara.index.reports import AddReport, CompactReport, IndexInfo, VerifyReport
     from openclara.index.store import LatentIndex
 
@@ -14,6 +15,7 @@ __all__ = [
     "CompactReport",
     "IndexInfo",
     "LatentIndex",
+    "MilvusIndex",
     "Quantization",
     "VerifyReport",
 ]
@@ -23,6 +25,7 @@ _HOMES = {
     "CompactReport": "reports",
     "IndexInfo": "reports",
     "LatentIndex": "store",
+    "MilvusIndex": "milvus",
     "Quantization": "layout",
     "VerifyReport": "reports",
 }

@@ -36,6 +36,15 @@ class Queries(Protocol):
     def scores(self, latents_NMD: Tensor, norms: Tensor) -> Tensor:
         """(Q, N) float32, to about 1e-6."""
 
+    def only(self, question: int) -> Queries:
+        """One of the questions by itself."""
+
+    def vectors(self, question: int) -> tuple[Tensor, Tensor]:
+        """What one question is looked up by: V vectors of some memory tokens, and V weights."""
+
+    def echo(self, question: int, latents_NMD: Tensor) -> Tensor | None:
+        """(V, 1, D) latents of rows that one question's found; None where rows count as a whole."""
+
     def exactly(self, question: int, latents_NMD: Tensor) -> Tensor:
         """(N,) of one question, the same whatever rows stand beside a row.
 
@@ -67,6 +76,7 @@ class Flat:
     name: Score = "flat"
 
     def __init__(self, latents_QMD: Tensor) -> None:
+        self._latents_QMD = latents_QMD
         self.n_memory = latents_QMD.shape[1]
         flat_QE = latents_QMD.detach().cpu().float().flatten(1)
         self._unit_QE = flat_QE / _divisors(torch.linalg.vector_norm(flat_QE, dim=1, keepdim=True))
@@ -80,6 +90,18 @@ class Flat:
         """(Q, N) cosines."""
         scores_QN: Tensor = self._unit_QE @ latents_NMD.flatten(1).T / _divisors(norms)
         return scores_QN
+
+    def only(self, question: int) -> Flat:
+        """One of the questions by itself."""
+        return Flat(self._latents_QMD[question : question + 1])
+
+    def vectors(self, question: int) -> tuple[Tensor, Tensor]:
+        """(1, M, D) and (1,): all latents together."""
+        latents_1MD = self._latents_QMD[question : question + 1].detach().cpu().float()
+        return latents_1MD, torch.ones(1)
+
+    def echo(self, question: int, latents_NMD: Tensor) -> None:
+        """None: a row is one vector."""
 
     def exactly(self, question: int, latents_NMD: Tensor) -> Tensor:
         """(N,) cosines of one question."""
@@ -114,10 +136,28 @@ class Late:
     def scores(self, latents_NMD: Tensor, norms: Tensor) -> Tensor:
         """(Q, N) sums."""
         n_questions, n_asked, width = self._latents_QPD.shape
-        products = self._latents_QPD.view(-1, width) @ latents_NMD.flatten(0, 1).T
+        products = self._latents_QPD.reshape(-1, width) @ latents_NMD.flatten(0, 1).T
         products /= _divisors(norms).flatten()
         best: Tensor = products.view(n_questions, n_asked, *norms.shape).amax(-1)
         return best.sum(1)
+
+    def only(self, question: int) -> Late:
+        """One of the questions by itself."""
+        return Late(self._latents_QPD[question : question + 1], n_memory=self.n_memory)
+
+    def vectors(self, question: int) -> tuple[Tensor, Tensor]:
+        """(P, 1, D) and (P,): each latent by itself, and what it weighs."""
+        latents_PD = self._latents_QPD[question]
+        return latents_PD[:, None], torch.linalg.vector_norm(latents_PD, dim=1)
+
+    def echo(self, question: int, latents_NMD: Tensor) -> Tensor:
+        """(V, 1, D) those latents of the rows that are best for some latent of the question."""
+        divisors = _divisors(torch.linalg.vector_norm(latents_NMD, dim=2, keepdim=True))
+        products_NMP = latents_NMD / divisors @ self._latents_QPD[question].T
+        counted_P = torch.linalg.vector_norm(self._latents_QPD[question], dim=1) > 0
+        best_NP = products_NMP.argmax(1)[:, counted_P]
+        chosen_NM = torch.zeros(latents_NMD.shape[:2], dtype=torch.bool).scatter_(1, best_NP, True)
+        return latents_NMD[chosen_NM][:, None]
 
     def exactly(self, question: int, latents_NMD: Tensor) -> Tensor:
         """(N,) sums of one question."""

@@ -36,6 +36,7 @@ class Layout:
         database_name: Documents, chunks and words; its transactions are the moment of truth.
         lock_name: Held by the one process that writes.
         shard_pattern: Files of latents, append-only and never renamed.
+        graph_pattern: Graphs of the coarse stage, derived from the shards.
         temporary_suffix: Marks a file that is still being written.
     """
 
@@ -44,6 +45,7 @@ class Layout:
     database_name: str = "documents.sqlite"
     lock_name: str = "writer.lock"
     shard_pattern: str = "latents-*.safetensors"
+    graph_pattern: str = "coarse-*.usearch"
     temporary_suffix: str = ".tmp"
 
     @property
@@ -69,6 +71,10 @@ class Layout:
         """The name of shard `number`, counted from 1."""
         return self.shard_pattern.replace("*", f"{number:06d}")
 
+    def graph_name(self, number: int) -> str:
+        """The name of graph `number`, counted from 1."""
+        return self.graph_pattern.replace("*", f"{number:06d}")
+
     def database_files(self) -> list[Path]:
         """The SQLite file and its companions, those that exist."""
         return sorted(self.folder.glob(f"{self.database_name}*"))
@@ -76,6 +82,10 @@ class Layout:
     def shard_files(self) -> list[Path]:
         """The shards on disk, recorded or not."""
         return sorted(self.folder.glob(self.shard_pattern))
+
+    def graph_files(self) -> list[Path]:
+        """The graphs on disk, recorded or not."""
+        return sorted(self.folder.glob(self.graph_pattern))
 
     def temporary_files(self) -> list[Path]:
         """What an interrupted write left."""
@@ -88,6 +98,7 @@ class Layout:
             name in (self.manifest_name, self.lock_name)
             or name.startswith(self.database_name)
             or path.with_name(name).match(self.shard_pattern)
+            or path.with_name(name).match(self.graph_pattern)
         )
 
 

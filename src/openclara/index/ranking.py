@@ -6,9 +6,12 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from openclara.index.shards import gathered
 
 if TYPE_CHECKING:
     import sqlite3
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 
     from openclara.index.comparing import Queries
     from openclara.index.shards import Shard
-    from openclara.index.views import View
+    from openclara.index.views import LiveRows, View
 
 BLOCK_BYTES = 8 * 2**20
 """Float32 bytes scored at once: small enough to stay in a core's cache between its two reads."""
@@ -32,6 +35,7 @@ TOLERANCE = 1e-5
 
 def nearest(
     view: View,
+    among: Sequence[LiveRows],
     asked: Queries,
     n_queries: int,
     *,
@@ -42,6 +46,7 @@ def nearest(
 
     Args:
         view: Where to look.
+        among: Rows to choose from.
         asked: What the questions are compared by.
         n_queries: Q.
         k: How many.
@@ -52,7 +57,7 @@ def nearest(
         of two nearly equal ones is nearer is for `exact` to say.
     """
     best = [_Best(k) for _ in range(n_queries)]
-    for live in view.live:
+    for live in among:
         keys_N, rows_N = live.keys, live.rows
         if allowed is not None:
             chosen_N = np.isin(keys_N, allowed, assume_unique=True)
@@ -62,6 +67,25 @@ def nearest(
             for query, scores_N in zip(best, scores_QN, strict=True):
                 query.offer(scores_N, keys_N)
     return [query.keys.tolist() for query in best]
+
+
+def nearest_of(
+    view: View, few: Sequence[LiveRows], asked: Queries, *, k: int
+) -> npt.NDArray[np.int64]:
+    """As `nearest`, for one question and rows that lie scattered over many shards.
+
+    Returns:
+        The chunk keys, best first; the last are equally near.
+    """
+    best = _Best(k)
+    width = next((shard.width for shard in view.shards.values()), 1)
+    size = max(1, BLOCK_BYTES // (4 * asked.n_memory * width))
+    for block in _blocks(few, size=size):
+        parts = [(view.shards[live.record.key], live.rows) for live in block]
+        latents_BMD = gathered(parts, asked.n_memory)
+        scores_1B = asked.scores(latents_BMD, asked.norms(latents_BMD)).numpy()
+        best.offer(scores_1B[0], np.concatenate([live.keys for live in block]))
+    return best.ordered()
 
 
 def exact(
@@ -228,6 +252,10 @@ class _Best:
         self.keys: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
         self._scores: npt.NDArray[np.float32] = np.empty(0, dtype=np.float32)
 
+    def ordered(self) -> npt.NDArray[np.int64]:
+        """The keys, best first."""
+        return self.keys[np.argsort(-self._scores, kind="stable")]
+
     def offer(self, scores_N: npt.NDArray[np.float32], keys_N: npt.NDArray[np.int64]) -> None:
         scores_N = np.concatenate((self._scores, scores_N))
         keys_N = np.concatenate((self.keys, keys_N))
@@ -255,6 +283,23 @@ def _scores(
         norms = shard.norms(rows_B, latents_BMD, asked)
         scores_QN[:, start : start + size] = asked.scores(latents_BMD, norms).numpy()
     return scores_QN
+
+
+def _blocks(few: Sequence[LiveRows], *, size: int) -> Iterator[list[LiveRows]]:
+    """The same rows in lists of `size` together."""
+    block: list[LiveRows] = []
+    room = size
+    for live in few:
+        start = 0
+        while start < len(live.rows):
+            end = min(len(live.rows), start + room)
+            block.append(replace(live, keys=live.keys[start:end], rows=live.rows[start:end]))
+            room, start = room - (end - start), end
+            if not room:
+                yield block
+                block, room = [], size
+    if block:
+        yield block
 
 
 def _same_shard(

@@ -73,6 +73,9 @@ class IndexInfo:
         shards: Files of latents.
         latent_bytes: Bytes of these files.
         database_bytes: Bytes of the SQLite files.
+        coarse_chunks: Chunks in the graphs of the coarse stage, dead ones included; 0 without it.
+        coarse_graphs: Graphs.
+        coarse_bytes: Bytes of these files.
         bytes_per_chunk: Bytes of one row of latents, scales included.
         spec: What made the latents.
         quantization: How they are stored.
@@ -85,6 +88,9 @@ class IndexInfo:
     shards: int
     latent_bytes: int
     database_bytes: int
+    coarse_chunks: int
+    coarse_graphs: int
+    coarse_bytes: int
     bytes_per_chunk: int
     spec: LatentSpec
     quantization: Quantization
@@ -93,4 +99,4 @@ class IndexInfo:
     @property
     def total_bytes(self) -> int:
         """Bytes of the index on disk."""
-        return self.latent_bytes + self.database_bytes
+        return self.latent_bytes + self.database_bytes + self.coarse_bytes

@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
+import numpy as np
 import torch
 
 from openclara.errors import ConfigError, DataError
@@ -19,8 +20,10 @@ from openclara.index.ranking import (
     exact,
     fuse,
     nearest,
+    nearest_of,
     words_of,
 )
+from openclara.index.shards import gathered
 from openclara.index.writing import find
 from openclara.types import Hit, Mode
 
@@ -28,11 +31,18 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Sequence
 
+    import numpy.typing as npt
     from torch import Tensor
 
+    from openclara.index.coarse.settings import Coarse
     from openclara.index.comparing import Queries
-    from openclara.index.views import View
+    from openclara.index.views import LiveRows, View
     from openclara.types import Document, LatentSpec
+
+
+ECHOED = 20
+"""Chunks found first whose latents look for more: what is like the best is likely to be good
+(MacAvaney et al. 2022, "Adaptive Re-Ranking with a Corpus Graph")."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +79,7 @@ class Search:
         pool: Candidates from each side of a hybrid search.
         latent_weight: Part of the latents in a hybrid search, 0 to 1.
         with_latents: Whether hits carry latents.
+        coarse: When and how many chunks are nominated before they are scored.
     """
 
     questions: Sequence[str]
@@ -79,6 +90,7 @@ class Search:
     pool: int
     latent_weight: float
     with_latents: bool
+    coarse: Coarse
 
     @classmethod
     def checked(
@@ -93,6 +105,7 @@ class Search:
         pool: int,
         latent_weight: float,
         with_latents: bool,
+        coarse: Coarse,
     ) -> Search:
         """Refuse arguments that do not fit the index or each other.
 
@@ -128,7 +141,9 @@ class Search:
             raise ConfigError(
                 f"a {mode} search needs the latents of its questions: use mode lexical"
             )
-        return cls(questions, asked, compared, k, mode, max(pool, k), latent_weight, with_latents)
+        return cls(
+            questions, asked, compared, k, mode, max(pool, k), latent_weight, with_latents, coarse
+        )
 
     def run(
         self,
@@ -150,13 +165,37 @@ class Search:
         among = None if allowed is None else allowed.tolist()
         nominated: list[list[int]] = [[] for _ in self.questions]
         if self.queries is not None and self.mode != "lexical":
-            k = self.k if self.mode == "latent" else self.pool
-            nominated = nearest(view, self.queries, len(self.questions), k=k, allowed=allowed)
+            nominated = self._nominated(connection, view, self.queries, allowed)
         ranked = [
             self._ranked(connection, view, question, near, among)
             for question, near in enumerate(nominated)
         ]
         return self._hits(connection, view, ranked)
+
+    def _nominated(
+        self,
+        connection: sqlite3.Connection,
+        view: View,
+        asked: Queries,
+        allowed: npt.NDArray[np.int64] | None,
+    ) -> list[list[int]]:
+        """For each question a few more chunks than are wanted by latents, the best among them."""
+        k = self.k if self.mode == "latent" else self.pool
+        found: dict[int, list[int]] = {}
+        for question in range(len(self.questions)):
+            keys_N = view.graphs.nominate(asked, question, self.coarse, allowed)
+            if keys_N is None:
+                break  # the numbers decide this, so it is the same for every question
+            rows = view.rows(connection, keys_N)
+            if sum(len(live.rows) for live in rows) >= k:
+                one = asked.only(question)
+                found[question] = _refined(connection, view, one, rows, k=k, allowed=allowed)
+        if len(found) < len(self.questions):
+            every = nearest(
+                view, view.live(connection), asked, len(self.questions), k=k, allowed=allowed
+            )
+            found = dict(enumerate(every)) | found
+        return [found[question] for question in range(len(self.questions))]
 
     def _ranked(
         self,
@@ -214,6 +253,37 @@ class Search:
             latents=latents_PD,
             cosine=ranked.cosine,
         )
+
+
+def _refined(
+    connection: sqlite3.Connection,
+    view: View,
+    asked: Queries,
+    rows: Sequence[LiveRows],
+    *,
+    k: int,
+    allowed: npt.NDArray[np.int64] | None,
+) -> list[int]:
+    """The best of some nominated chunks, and of those that lie beside the best of these.
+
+    Args:
+        connection: In a transaction of that moment.
+        view: The latents of that moment.
+        asked: One question.
+        rows: The nominated chunks.
+        k: How many are wanted; a few more come back.
+        allowed: Ascending chunk keys to choose from; None for all.
+    """
+    near_N = nearest_of(view, rows, asked, k=max(k, ECHOED))
+    best = view.rows(connection, near_N[:ECHOED])
+    parts = [(view.shards[live.record.key], live.rows) for live in best]
+    echo = asked.echo(0, gathered(parts, asked.n_memory))
+    if echo is None or not len(echo):
+        return list(map(int, near_N))
+    keys_N = view.graphs.beside(echo, asked.n_memory, allowed)
+    fresh_N = np.setdiff1d(keys_N, np.concatenate([live.keys for live in rows]))
+    more_N = nearest_of(view, view.rows(connection, fresh_N), asked, k=k)
+    return list(map(int, np.concatenate((near_N, more_N))))
 
 
 def stretches(

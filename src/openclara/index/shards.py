@@ -18,6 +18,8 @@ from openclara.index.layout import write_durably
 from openclara.index.quantization import bytes_per_chunk, dequantize, shapes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy.typing as npt
     from torch import Tensor
 
@@ -109,14 +111,14 @@ class Shard:
             raise damaged(layout, f"{path} has {size} bytes and was written with {record.bytes}")
         spec = manifest.spec
         self.record = record
-        self._quantization = manifest.quantization
+        self.quantization = manifest.quantization
         self.width = spec.width
         try:
             with safe_open(path, framework="pt") as file:
                 self._stored: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
         except SafetensorError as error:
             raise damaged(layout, f"{path} cannot be read ({error})") from error
-        expected = shapes(self._quantization, n_memory=spec.n_memory, width=spec.width)
+        expected = shapes(self.quantization, n_memory=spec.n_memory, width=spec.width)
         found = {name: tuple(tensor.shape) for name, tensor in self._stored.items()}
         if found != {name: (record.rows, *shape) for name, shape in expected.items()}:
             raise damaged(layout, f"{path} does not hold the latents that were written")
@@ -129,7 +131,7 @@ class Shard:
 
     def latents(self, row: int, n_memory: int) -> Tensor:
         """A copy of one row, (P, D): bfloat16 where stored so, else float32."""
-        if self._quantization == "bf16":
+        if self.quantization == "bf16":
             return self._stored["latents"][row, :n_memory].clone()
         return self._prefix(slice(row, row + 1), n_memory)[0].clone()
 
@@ -161,7 +163,20 @@ class Shard:
 
     def _prefix(self, index: slice | Tensor, n_memory: int) -> Tensor:
         part = {name: tensor[:, :n_memory][index] for name, tensor in self._stored.items()}
-        return dequantize(part, self._quantization, width=self.width)
+        return dequantize(part, self.quantization, width=self.width)
+
+
+def gathered(parts: Sequence[tuple[Shard, npt.NDArray[np.int64]]], n_memory: int) -> Tensor:
+    """The first `n_memory` latents of rows of several shards, (N, M, D) float32.
+
+    Args:
+        parts: Shards and rows of each, together at least one row.
+        n_memory: M.
+    """
+    copies = [shard.stored(rows_N) for shard, rows_N in parts]
+    stored = {name: torch.cat([copy[name][:, :n_memory] for copy in copies]) for name in copies[0]}
+    first = parts[0][0]
+    return dequantize(stored, first.quantization, width=first.width)
 
 
 def rows_per_shard(manifest: Manifest) -> int:

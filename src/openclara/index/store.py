@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, NoReturn
 from openclara.errors import ConfigError, DataError
 from openclara.index import database as db
 from openclara.index.adding import Adding
+from openclara.index.coarse.building import keep_up
+from openclara.index.coarse.records import graph_records
+from openclara.index.coarse.settings import EXACT, Coarse
 from openclara.index.compaction import compact
 from openclara.index.creation import create, held, writer_lock
 from openclara.index.database import Database
@@ -59,8 +62,9 @@ class LatentIndex:
             index.add(clara.compress(documents))
     """
 
-    def __init__(self, layout: Layout, manifest: Manifest) -> None:
+    def __init__(self, layout: Layout, manifest: Manifest, coarse: Coarse) -> None:
         """Use `LatentIndex.open`."""
+        self._coarse = coarse
         self._layout = layout
         self._manifest = manifest
         self._database = Database(layout)
@@ -74,6 +78,7 @@ class LatentIndex:
         spec: LatentSpec | None = None,
         *,
         quantization: Quantization | None = None,
+        coarse: Coarse = Coarse(),  # noqa: B008 - frozen
     ) -> Self:
         """Open an index, or make one where there is none.
 
@@ -81,6 +86,8 @@ class LatentIndex:
             path: The folder.
             spec: What the model makes (`clara.latent_spec`); None opens an existing index as it is.
             quantization: How to store latents; None means bf16 for a new index, any for an old.
+            coarse: When chunks are nominated by short codes before they are scored, and how many;
+                needs usearch (`pip install openclara[ann]`), else every chunk is scored.
 
         Raises:
             FormatError: There is no index and no spec, or what is there is damaged or no index.
@@ -93,7 +100,7 @@ class LatentIndex:
             create(layout, Manifest(spec, quantization or "bf16"))
         manifest = read_manifest(layout)
         manifest.check(spec, quantization, layout.folder)
-        index = cls(layout, manifest)
+        index = cls(layout, manifest, coarse)
         try:
             len(index)
         except BaseException:
@@ -180,6 +187,7 @@ class LatentIndex:
                     adding.put(item)
             finally:
                 adding.commit()
+            self._keep_up()
             return adding.report
 
     def holds(self, document: Document) -> bool:
@@ -283,13 +291,16 @@ class LatentIndex:
             IndexBusy: Another process is writing.
         """
         sql, parameters = condition(where)
-        with self._writing(), self._database.writing() as connection:
-            found = (find(connection, name) for name in ids)
-            keys = {known.key for known in found if known}
-            if where:
-                rows = connection.execute(f"SELECT key FROM documents WHERE {sql}", parameters)
-                keys.update(key for (key,) in rows)
-            return delete(connection, sorted(keys))
+        with self._writing():
+            with self._database.writing() as connection:
+                found = (find(connection, name) for name in ids)
+                keys = {known.key for known in found if known}
+                if where:
+                    rows = connection.execute(f"SELECT key FROM documents WHERE {sql}", parameters)
+                    keys.update(key for (key,) in rows)
+                removed = delete(connection, sorted(keys))
+            self._keep_up()
+            return removed
 
     def compact(self) -> CompactReport:
         """Rewrite latents without dead rows and in few files, and shrink the database.
@@ -302,6 +313,7 @@ class LatentIndex:
         with self._writing():
             before = self.info()
             compact(self._database, self._layout, self._manifest)
+            self._keep_up(thorough=True)
             after = self.info()
         return CompactReport(
             removed_rows=before.dead_rows - after.dead_rows,
@@ -329,7 +341,7 @@ class LatentIndex:
         """The index in numbers."""
         spec = self.spec
         with self._database.reading() as connection:
-            records = db.shard_records(connection)
+            records, graphs = db.shard_records(connection), graph_records(connection)
             documents, chunks, updated = connection.execute(
                 "SELECT (SELECT count(*) FROM documents), (SELECT count(*) FROM chunks), updated "
                 "FROM state"
@@ -342,6 +354,9 @@ class LatentIndex:
             shards=len(records),
             latent_bytes=sum(record.bytes for record in records),
             database_bytes=sum(sizes),
+            coarse_chunks=sum(graph.chunks for graph in graphs),
+            coarse_graphs=len(graphs),
+            coarse_bytes=sum(graph.bytes for graph in graphs),
             bytes_per_chunk=bytes_per_chunk(
                 self.quantization, n_memory=spec.n_memory, width=spec.width
             ),
@@ -362,6 +377,7 @@ class LatentIndex:
         pool: int = 100,
         latent_weight: float = 0.5,
         with_latents: bool = True,
+        exact: bool = False,
     ) -> list[list[Hit]]:
         """Find the chunks that answer each question best.
 
@@ -381,6 +397,7 @@ class LatentIndex:
             pool: Candidates from each side in a hybrid search; at least k are taken.
             latent_weight: Part of the latents in the fusion, 0 to 1; BM25 has the rest.
             with_latents: Whether hits carry their latents.
+            exact: Score every chunk, also in an index large enough for its coarse stage.
 
         Returns:
             For each question its hits, best first; equal ones in the order they were added.
@@ -400,6 +417,7 @@ class LatentIndex:
             pool=pool,
             latent_weight=latent_weight,
             with_latents=with_latents,
+            coarse=EXACT if exact else self._coarse,
         )
         sql, parameters = condition(where)
 
@@ -434,7 +452,8 @@ class LatentIndex:
                 findings = examine(connection, self._layout)
             with self._database.reading() as connection:
                 # Files of a moment that has passed may rightly be gone.
-                if not findings.shards or db.generation(connection) == generation:
+                gone = findings.shards or findings.graphs
+                if not gone or db.generation(connection) == generation:
                     break
         return findings
 
@@ -446,12 +465,17 @@ class LatentIndex:
             if findings.problems:
                 dropped = mend(self._database, findings)
                 remove_orphans(self._database, self._layout)
+                self._keep_up()
             return VerifyReport(tuple(findings.problems), dropped)
 
     def _count(self, table: str) -> int:
         with self._database.reading() as connection:
             count: int = connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
         return count
+
+    def _keep_up(self, *, thorough: bool = False) -> None:
+        """Bring the coarse stage up to what was just committed."""
+        keep_up(self._database, self._layout, self._manifest, self._coarse, thorough=thorough)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from openclara.index import database as db
+from openclara.index.coarse.nominating import open_graphs, rows_of
 from openclara.index.shards import Shard, damaged
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from openclara.index.coarse.nominating import Graphs
     from openclara.index.layout import Layout, Manifest
     from openclara.index.shards import ShardRecord
 
@@ -48,19 +50,45 @@ class LiveRows:
         return self.record.rows - len(self.rows)
 
 
-@dataclass(frozen=True, slots=True)
 class View:
     """The latents of one moment.
 
     Attributes:
         generation: The moment.
         shards: Open shards by key.
-        live: Their live rows.
+        graphs: The coarse stage over them.
     """
 
-    generation: int
-    shards: Mapping[int, Shard]
-    live: Sequence[LiveRows]
+    def __init__(self, generation: int, shards: Mapping[int, Shard], graphs: Graphs) -> None:
+        self.generation = generation
+        self.shards = shards
+        self.graphs = graphs
+        self._live: list[LiveRows] | None = None
+
+    def live(self, connection: sqlite3.Connection) -> Sequence[LiveRows]:
+        """All live rows; read when first asked for, since of a large index they are many.
+
+        Args:
+            connection: In a transaction of this moment.
+        """
+        if self._live is None:
+            self._live = live_rows(connection)
+        return self._live
+
+    def rows(self, connection: sqlite3.Connection, keys_N: npt.NDArray[np.int64]) -> list[LiveRows]:
+        """Where some chunks lie; those that are no more are left out.
+
+        Args:
+            connection: In a transaction of this moment.
+            keys_N: Chunk keys.
+        """
+        table = np.array(rows_of(connection, keys_N), dtype=np.int64).reshape(-1, 3)
+        starts = np.flatnonzero(np.diff(table[:, 0], prepend=-1))
+        return [
+            LiveRows(self.shards[int(part[0, 0])].record, part[:, 2].copy(), part[:, 1].copy())
+            for part in np.split(table, starts[1:])
+            if len(part)
+        ]
 
 
 def live_rows(connection: sqlite3.Connection) -> list[LiveRows]:
@@ -95,14 +123,15 @@ class Views:
         with self._lock:
             if self._latest is not None and self._latest.generation == generation:
                 return self._latest
-            live = live_rows(connection)
             opened = {} if self._latest is None else self._latest.shards
             shards = {
-                rows.record.key: opened.get(rows.record.key)
-                or Shard(self._layout, self._manifest, rows.record)
-                for rows in live
+                record.key: opened.get(record.key) or Shard(self._layout, self._manifest, record)
+                for record in db.shard_records(connection)
             }
-            self._latest = View(generation, shards, live)
+            asked = () if self._latest is None else self._latest.graphs.graphs
+            known = {graph.record.key: graph for graph in asked}
+            graphs = open_graphs(connection, self._layout, self._manifest.spec, known)
+            self._latest = View(generation, shards, graphs)
             return self._latest
 
     def forget(self) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from openclara.index import database as db
+from openclara.index.coarse.records import graph_records
 
 if TYPE_CHECKING:
     import sqlite3
@@ -69,7 +70,9 @@ def remove_orphans(database: Database, layout: Layout) -> None:
     """Remove files that no transaction recorded; only for the one process that writes."""
     with database.reading() as connection:
         recorded = {record.name for record in db.shard_records(connection)}
-    orphans = [path for path in layout.shard_files() if path.name not in recorded]
+        recorded |= {record.name for record in graph_records(connection)}
+    written = layout.shard_files() + layout.graph_files()
+    orphans = [path for path in written if path.name not in recorded]
     with db.explained(layout):
         for path in orphans + layout.temporary_files():
             path.unlink(missing_ok=True)

@@ -1,0 +1,66 @@
+"""What every kind of index can do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from torch import Tensor
+
+    from openclara.index.layout import Quantization
+    from openclara.index.reports import AddReport
+    from openclara.types import CompressedDocument, Compression, Document, Hit, LatentSpec, Mode
+
+
+class Index(Protocol):
+    """Documents with their latents: a folder (`LatentIndex`) or Milvus (`MilvusIndex`).
+
+    Every method is as documented at `LatentIndex`.
+    """
+
+    @property
+    def spec(self) -> LatentSpec:
+        """What the latents were made with."""
+
+    @property
+    def quantization(self) -> Quantization:
+        """How the latents are stored."""
+
+    def __len__(self) -> int: ...
+
+    def __contains__(self, document_id: object) -> bool: ...
+
+    def add(self, compressed: Iterable[CompressedDocument] | Compression) -> AddReport:
+        """Add documents, replacing those whose id is known."""
+
+    def get(self, document_id: str) -> Document:
+        """The document of that id."""
+
+    def documents(
+        self, *, where: Sequence[str] = ..., limit: int | None = ..., offset: int = ...
+    ) -> Iterator[Document]:
+        """The documents, in the order their ids were first added."""
+
+    def hits(self, ids: Sequence[str], *, n_memory: int | None = ...) -> list[list[Hit]]:
+        """Every stretch of some documents with its latents."""
+
+    def delete(self, ids: Iterable[str] = ..., *, where: Sequence[str] = ...) -> int:
+        """Remove documents."""
+
+    def search(
+        self,
+        questions: Sequence[str],
+        latents: Tensor | None,
+        *,
+        k: int,
+        mode: Mode = ...,
+        where: Sequence[str] = ...,
+        n_memory: int | None = ...,
+        with_latents: bool = ...,
+    ) -> list[list[Hit]]:
+        """Find the chunks that answer each question best."""
+
+    def close(self) -> None:
+        """Release files and connections."""

@@ -1,0 +1,86 @@
+"""Moving an index from a folder into Milvus, or the other way round."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from openclara.errors import ConfigError
+from openclara.index.layout import Layout
+from openclara.index.milvus import MilvusIndex
+from openclara.index.store import LatentIndex
+from openclara.types import Chunk, CompressedDocument
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from openclara.index.interface import Index
+    from openclara.index.layout import Quantization
+    from openclara.index.reports import AddReport
+    from openclara.types import LatentSpec
+
+PREFIX = "milvus:"
+
+
+def is_index(address: str) -> bool:
+    """Whether an address is one of an index: `milvus:...`, or a folder that holds one."""
+    return address.startswith(PREFIX) or Layout(Path(address)).manifest.is_file()
+
+
+def open_index(
+    address: str, spec: LatentSpec | None = None, quantization: Quantization | None = None
+) -> Index:
+    """Open the index at an address.
+
+    Args:
+        address: A folder, or `milvus:` with the URI of a server or the file of embedded Milvus.
+        spec: As `LatentIndex.open` takes it.
+        quantization: Likewise.
+
+    Raises:
+        OpenClaraError: As `LatentIndex.open` and `MilvusIndex.open`.
+    """
+    if address.startswith(PREFIX):
+        where = address.removeprefix(PREFIX)
+        return MilvusIndex.open(where, spec, quantization=quantization)
+    return LatentIndex.open(address, spec, quantization=quantization)
+
+
+def migrate(source: str, target: str) -> AddReport:
+    """Copy every document with its chunks and latents, bit for bit.
+
+    An interrupted copy is continued by running it again. Documents that the target holds and the
+    source does not are kept.
+
+    Args:
+        source: Address of an index.
+        target: Address of another, made where there is none.
+
+    Raises:
+        ConfigError: Both are the same.
+        OpenClaraError: One cannot be opened, or the target was made by another model.
+    """
+    if source == target:
+        raise ConfigError(f"source and target are both {source}: name another target")
+    origin = open_index(source)
+    try:
+        copy = open_index(target, origin.spec, origin.quantization)
+        try:
+            return copy.add(_compressed(origin))
+        finally:
+            copy.close()
+    finally:
+        origin.close()
+
+
+def _compressed(index: Index) -> Iterator[CompressedDocument]:
+    """What was added, as it is stored. Rounding it as it was rounded before changes nothing."""
+    spec = index.spec
+    for document in index.documents():
+        [hits] = index.hits([document.id])
+        chunks = tuple(Chunk(hit.start, hit.end, hit.n_tokens) for hit in hits)
+        latents = [hit.latents for hit in hits if hit.latents is not None]
+        latents_CMD = torch.stack(latents) if latents else torch.empty(0, spec.n_memory, spec.width)
+        yield CompressedDocument(document, chunks, latents_CMD)

@@ -1,0 +1,463 @@
+"""`MilvusIndex`: the same documents and latents in Milvus, embedded or a cluster."""
+
+# Q questions, P memory tokens of a question, C chunks, M memory tokens, D width
+
+from __future__ import annotations
+
+import itertools
+import json
+import sqlite3
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+from openclara.errors import ConfigError, DataError, FormatError
+from openclara.index import database as db
+from openclara.index.adding import check_compressed
+from openclara.index.coarse.settings import Coarse
+from openclara.index.filters import condition
+from openclara.index.layout import Manifest
+from openclara.index.milvus_rows import (
+    BATCH,
+    STORED_FIELDS,
+    Stored,
+    document_of,
+    latent_key,
+    latents_of,
+    name_of,
+    pieces_of,
+    stacked,
+)
+from openclara.index.milvus_schema import connect, create
+from openclara.index.quantization import dequantize, quantize
+from openclara.index.reports import AddReport
+from openclara.index.search import Search
+from openclara.index.writing import content_sha256, framed_sha256
+from openclara.types import CompressedDocument, Document, Hit, LatentSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Self
+
+    from torch import Tensor
+
+    from openclara.index.comparing import Queries
+    from openclara.index.layout import Quantization
+    from openclara.types import Chunk, Compression, Mode
+
+GROUP = 64
+LARGEST_LIMIT = 16_384
+"""Rows that Milvus gives for one vector."""
+
+Place = tuple[Stored, int]
+"""A document and which of its chunks."""
+
+
+class MilvusIndex:
+    """Documents and their latents in three collections of Milvus.
+
+    Milvus has no transactions: a document counts once its own row says so, which is written last,
+    so that an interrupted write leaves rows that nobody reads. One process may write at a time;
+    nothing enforces it. Search is by latents only.
+    """
+
+    def __init__(self, client: Any, name: str, address: str, manifest: Manifest) -> None:
+        """Use `MilvusIndex.open`."""
+        self._client = client
+        self._name = name
+        self._manifest = manifest
+        self._address = address
+
+    @classmethod
+    def open(
+        cls,
+        address: str | Path,
+        spec: LatentSpec | None = None,
+        *,
+        name: str = "openclara",
+        quantization: Quantization | None = None,
+    ) -> Self:
+        """Open an index, or make one where there is none.
+
+        Args:
+            address: A file for embedded Milvus, or the URI of a server.
+            spec: What the model makes; None opens an existing index as it is.
+            name: Of the index; its collections begin with it.
+            quantization: Latents are rounded as that storage rounds them; None means bf16.
+
+        Raises:
+            FormatError: There is no index and no spec.
+            IndexMismatch: The index was made by another model or with another storage.
+            OpenClaraError: Milvus cannot be reached, or its packages are not installed.
+        """
+        client = connect(str(address))
+        try:
+            if not client.has_collection(f"{name}_pieces"):
+                if spec is None:
+                    raise FormatError(
+                        f"there is no index {name!r} in Milvus at {address}: make one with "
+                        "`openclara convert FOLDER milvus:ADDRESS`"
+                    )
+                manifest = Manifest(spec, quantization or "bf16")
+                create(client, name, spec.width, manifest.to_json())
+            found = client.get(f"{name}_pieces", ids=["manifest"], output_fields=["part"])
+            content = json.loads(found[0]["part"])
+            manifest = Manifest(LatentSpec(**content["spec"]), content["quantization"])
+            manifest.check(spec, quantization, address)  # type: ignore[arg-type]  # for its message
+        except BaseException:
+            client.close()
+            raise
+        return cls(client, name, str(address), manifest)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the connection."""
+        self._client.close()
+
+    @property
+    def path(self) -> str:
+        """Where it is."""
+        return f"milvus:{self._address}"
+
+    @property
+    def spec(self) -> LatentSpec:
+        """What the latents were made with."""
+        return self._manifest.spec
+
+    @property
+    def quantization(self) -> Quantization:
+        """How the latents are rounded."""
+        return self._manifest.quantization
+
+    def __bool__(self) -> bool:
+        """True also for an index without documents."""
+        return True
+
+    def __len__(self) -> int:
+        """Documents held."""
+        return sum(1 for _ in self._all())
+
+    @property
+    def n_chunks(self) -> int:
+        """Chunks held."""
+        return sum(stored.chunks for stored in self._all())
+
+    def __contains__(self, document_id: object) -> bool:
+        """Whether there is a document of that id."""
+        return isinstance(document_id, str) and bool(self._stored([name_of(document_id)]))
+
+    def holds(self, document: Document) -> bool:
+        """Whether the latents of this very title and text are stored under this id."""
+        stored = self._stored([name_of(document.id)]).get(name_of(document.id))
+        return stored is not None and stored.framed == framed_sha256(document)
+
+    def get(self, document_id: str) -> Document:
+        """The document of that id.
+
+        Raises:
+            DataError: There is none.
+        """
+        return self._read(self._known([document_id]))[name_of(document_id)][0]
+
+    def documents(
+        self, *, where: Sequence[str] = (), limit: int | None = None, offset: int = 0
+    ) -> Iterator[Document]:
+        """The documents, in the order their ids were first added.
+
+        Raises:
+            ConfigError: A filter cannot be read.
+        """
+        condition(where)
+        return itertools.islice(
+            self._listed(where), offset, None if limit is None else offset + limit
+        )
+
+    def hits(self, ids: Sequence[str], *, n_memory: int | None = None) -> list[list[Hit]]:
+        """Every stretch of some documents with its latents, in reading order.
+
+        Raises:
+            DataError: There is no document of an id.
+            ConfigError: `n_memory` is out of range.
+        """
+        kept = self.spec.n_memory
+        if n_memory is not None and not 1 <= n_memory <= kept:
+            raise ConfigError(f"n_memory is {n_memory}, this index keeps {kept}: use 1 to that")
+        known = self._known(ids)
+        read = self._read(known)
+        places = [(stored, chunk) for stored in known for chunk in range(stored.chunks)]
+        latents = self._latents(places, n_memory or kept)
+        found: dict[str, list[Hit]] = {stored.name: [] for stored in known}
+        for stored, chunk in places:
+            document, chunks = read[stored.name]
+            latents_MD = self._given(latents[stored, chunk])
+            found[stored.name].append(_hit(document, chunks[chunk], 0.0, None, latents_MD))
+        return [sorted(found[name_of(name)], key=lambda hit: hit.start) for name in ids]
+
+    def add(self, compressed: Iterable[CompressedDocument] | Compression) -> AddReport:
+        """Add documents, replacing those whose id is known.
+
+        Raises:
+            DataError: A document or its latents cannot be stored.
+        """
+        report = AddReport()
+        group: dict[str, CompressedDocument] = {}
+        for item in compressed:
+            check_compressed(item, self.spec)
+            group[item.document.id] = item
+            if len(group) >= GROUP:
+                report, group = self._commit(report, list(group.values())), {}
+        return self._commit(report, list(group.values()))
+
+    def delete(self, ids: Iterable[str] = (), *, where: Sequence[str] = ()) -> int:
+        """Remove the named documents, and those that every filter holds for.
+
+        Raises:
+            ConfigError: A filter cannot be read.
+        """
+        condition(where)
+        names = {name_of(document_id) for document_id in ids}
+        if where:
+            names |= {name_of(document.id) for document in self._listed(where)}
+        known = self._stored(sorted(names))
+        if known:
+            self._client.delete(f"{self._name}_documents", ids=list(known))
+            for stored in known.values():
+                self._sweep(stored.name, "pieces", stored.version)
+                self._sweep(stored.name, "latents", stored.latents)
+        return len(known)
+
+    def search(
+        self,
+        questions: Sequence[str],
+        latents: Tensor | None,
+        *,
+        k: int,
+        mode: Mode = "latent",
+        where: Sequence[str] = (),
+        n_memory: int | None = None,
+        pool: int = 100,
+        latent_weight: float = 0.5,
+        with_latents: bool = True,
+    ) -> list[list[Hit]]:
+        """Find the chunks whose latents fit each question best; other modes are not there.
+
+        Milvus nominates by single latents, the exact score decides.
+
+        Raises:
+            ConfigError: An argument does not fit, or a filter cannot be read.
+            DataError: A question is empty.
+        """
+        if mode != "latent":
+            raise ConfigError(f"an index in Milvus has no word index: use mode latent, not {mode}")
+        condition(where)
+        search = Search.checked(
+            self.spec, questions, latents, n_memory=n_memory, k=k, mode=mode, pool=pool,
+            latent_weight=latent_weight, with_latents=with_latents, coarse=Coarse(),
+        )  # fmt: skip
+        assert search.queries is not None
+        return [
+            self._found(search, search.queries, question, where)
+            for question in range(len(questions))
+        ]
+
+    def _found(
+        self, search: Search, asked: Queries, question: int, where: Sequence[str]
+    ) -> list[Hit]:
+        places = self._allowed(self._nominated(asked, question, search.coarse.candidates), where)
+        if len(places) < search.k:
+            every = [(one, chunk) for one in self._all() for chunk in range(one.chunks)]
+            places = self._allowed(every, where)
+        latents = self._latents(places, search.n_memory)
+        scored = [
+            (float(asked.exactly(question, latents[place][None])[0]), place) for place in places
+        ]
+        scored.sort(key=lambda one: (-one[0], one[1][0].latents, one[1][1]))
+        best = scored[: search.k]
+        read = self._read([stored for _, (stored, _) in best])
+        return [
+            _hit(
+                read[stored.name][0], read[stored.name][1][chunk], score, score,
+                self._given(latents[stored, chunk]) if search.with_latents else None,
+            )
+            for score, (stored, chunk) in best
+        ]  # fmt: skip
+
+    def _nominated(self, asked: Queries, question: int, candidates: int) -> list[Place]:
+        vectors, _ = asked.vectors(question)
+        found = self._client.search(
+            f"{self._name}_latents",
+            data=vectors.flatten(0, 1).tolist(),
+            limit=min(candidates, LARGEST_LIMIT),
+            filter=f"token < {asked.n_memory}",
+            output_fields=["name", "version", "chunk"],
+        )
+        spots = {
+            (hit["entity"]["name"], hit["entity"]["version"], hit["entity"]["chunk"])
+            for of_one in found
+            for hit in of_one
+        }
+        known = self._stored(sorted({name for name, _, _ in spots}))
+        return [
+            (known[name], chunk)
+            for name, version, chunk in sorted(spots)
+            if name in known and known[name].latents == version
+        ]
+
+    def _allowed(self, places: Sequence[Place], where: Sequence[str]) -> list[Place]:
+        if not where:
+            return list(places)
+        unique = {stored.name: stored for stored, _ in places}
+        read = self._read(list(unique.values()))
+        kept = _passing({name: document for name, (document, _) in read.items()}, where)
+        return [place for place in places if place[0].name in kept]
+
+    def _listed(self, where: Sequence[str]) -> Iterator[Document]:
+        stored = sorted(self._all(), key=lambda one: one.ordinal)
+        for start in range(0, len(stored), BATCH):
+            page = stored[start : start + BATCH]
+            read = self._read(page)
+            kept = _passing({one.name: read[one.name][0] for one in page}, where)
+            yield from (read[one.name][0] for one in page if one.name in kept)
+
+    def _commit(self, report: AddReport, items: Sequence[CompressedDocument]) -> AddReport:
+        if not items:
+            return report
+        known = self._stored([name_of(item.document.id) for item in items])
+        version = time.time_ns()
+        added = updated = unchanged = n_chunks = 0
+        pieces: list[Any] = []
+        latents: list[Any] = []
+        rows: list[Stored] = []
+        for number, item in enumerate(items):
+            name, document = name_of(item.document.id), item.document
+            before, framed = known.get(name), framed_sha256(document)
+            content = content_sha256(document)
+            if before is not None and before.content == content:
+                unchanged += 1
+                continue
+            added, updated = added + (before is None), updated + (before is not None)
+            mine = version + number
+            parts = pieces_of(name, mine, document, item.chunks)
+            pieces += parts
+            kept = before.latents if before is not None and before.framed == framed else mine
+            if kept == mine:
+                n_chunks += len(item.chunks)
+                latents += latents_of(name, mine, self._rounded(item))
+            ordinal = mine if before is None else before.ordinal
+            rows.append(
+                Stored(name, ordinal, mine, kept, len(parts), len(item.chunks), framed, content)
+            )
+        for collection, new in (("latents", latents), ("pieces", pieces)):
+            for start in range(0, len(new), BATCH):
+                self._client.insert(f"{self._name}_{collection}", new[start : start + BATCH])
+        if rows:
+            self._client.upsert(f"{self._name}_documents", [row.row() for row in rows])
+        for row in rows:
+            if (before := known.get(row.name)) is not None:
+                self._sweep(row.name, "pieces", before.version)
+                if before.latents != row.latents:
+                    self._sweep(row.name, "latents", before.latents)
+        return AddReport(
+            report.added + added, report.updated + updated, report.unchanged + unchanged,
+            report.chunks + n_chunks,
+        )  # fmt: skip
+
+    def _rounded(self, item: CompressedDocument) -> CompressedDocument:
+        """The latents as a folder of the same quantisation would give them back."""
+        if not len(item.chunks):
+            return item
+        stored = quantize(item.latents.detach().cpu().float(), self.quantization)
+        latents_CMD = dequantize(stored, self.quantization, width=self.spec.width)
+        return CompressedDocument(item.document, item.chunks, latents_CMD)
+
+    def _given(self, latents_MD: Tensor) -> Tensor:
+        return latents_MD.bfloat16() if self.quantization == "bf16" else latents_MD
+
+    def _sweep(self, name: str, collection: str, version: int) -> None:
+        self._client.delete(
+            f"{self._name}_{collection}", filter=f'name == "{name}" and version == {version}'
+        )
+
+    def _known(self, ids: Sequence[str]) -> list[Stored]:
+        known = self._stored([name_of(document_id) for document_id in ids])
+        for document_id in ids:
+            if name_of(document_id) not in known:
+                raise DataError(
+                    f"the index {self.path} has no document {document_id!r}: list the ids it has"
+                )
+        return list(known.values())
+
+    def _stored(self, names: Sequence[str]) -> dict[str, Stored]:
+        found = self._get("documents", names, STORED_FIELDS)
+        return {row["name"]: Stored(**{key: row[key] for key in STORED_FIELDS}) for row in found}
+
+    def _all(self) -> Iterator[Stored]:
+        rows = self._client.query_iterator(
+            f"{self._name}_documents", batch_size=BATCH, filter="ordinal >= 0",
+            output_fields=STORED_FIELDS,
+        )  # fmt: skip
+        with closing(rows):
+            while page := rows.next():
+                yield from (Stored(**{key: row[key] for key in STORED_FIELDS}) for row in page)
+
+    def _read(self, known: Sequence[Stored]) -> dict[str, tuple[Document, list[Chunk]]]:
+        keys = {
+            one.name: [f"{one.name}:{one.version}:{number}" for number in range(one.pieces)]
+            for one in known
+        }
+        found = self._get("pieces", [key for own in keys.values() for key in own], ["key", "part"])
+        parts = {row["key"]: row["part"] for row in found}
+        return {name: document_of([parts[key] for key in own]) for name, own in keys.items()}
+
+    def _latents(self, places: Sequence[Place], n_memory: int) -> dict[Place, Tensor]:
+        """(M, D) of each chunk."""
+        keys = {
+            (stored, chunk): [
+                latent_key(stored.name, stored.latents, chunk, token) for token in range(n_memory)
+            ]
+            for stored, chunk in places
+        }
+        wanted = [key for own in keys.values() for key in own]
+        rows = {row["key"]: row for row in self._get("latents", wanted, ["key", "vector"])}
+        return {place: stacked([rows[key] for key in own]) for place, own in keys.items()}
+
+    def _get(self, collection: str, keys: Sequence[str], fields: Sequence[str]) -> list[Any]:
+        rows: list[Any] = []
+        for start in range(0, len(keys), BATCH):
+            batch = list(keys[start : start + BATCH])
+            rows += self._client.get(f"{self._name}_{collection}", ids=batch, output_fields=fields)
+        return rows
+
+
+def _hit(
+    document: Document, chunk: Chunk, score: float, cosine: float | None, latents: Tensor | None
+) -> Hit:
+    return Hit(document, chunk.start, chunk.end, score, chunk.n_tokens, latents, cosine)
+
+
+def _passing(documents: dict[str, Document], where: Sequence[str]) -> set[str]:
+    """The names for which every filter holds, judged by SQLite as in a folder."""
+    sql, parameters = condition(where)
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute("CREATE TABLE documents (name, id, title, source, metadata)")
+        connection.executemany(
+            "INSERT INTO documents VALUES (?, ?, ?, ?, ?)",
+            [
+                (name, one.id, one.title, one.source, db.canonical_json(one.metadata))
+                for name, one in documents.items()
+            ],
+        )
+        rows = connection.execute(f"SELECT name FROM documents WHERE {sql}", parameters)
+        return {name for (name,) in rows}
