@@ -4,6 +4,7 @@
 
 import difflib
 import json
+import os
 import signal
 import time
 import tomllib
@@ -32,7 +33,8 @@ def train(
 ) -> int:
     """Carry out a training recipe, or go on where it was left.
 
-    Ctrl-C saves the run before it stops; the same command goes on from there.
+    Ctrl-C saves the run before it stops; the same command goes on from there. Launched by torchrun
+    or accelerate, several processes share the run.
 
     Args:
         recipe: TOML file, such as recipes/compress.toml.
@@ -45,7 +47,14 @@ def train(
     from openclara.config import RunConfig, read_recipe
 
     config = read_recipe(RunConfig, recipe, overrides(options, RunConfig))
+    # The launcher's word for which process this is.
+    with render.silent(os.environ.get("RANK", "0") != "0"):
+        return _carry_out(config)
+
+
+def _carry_out(config: "RunConfig") -> int:
     with render.waiting("loading base, model and data"):
+        from openclara.training.processes import leave
         from openclara.training.run import train as carry_out
     with _signals() as received, _Display(config) as display:
         folder = carry_out(
@@ -55,9 +64,11 @@ def train(
             stop=lambda: bool(received),
         )
     step = saved_step(folder)
+    leave()
     if step < config.optim.steps:
         render.result(f"saved at step {step:,}; run the same command to continue")
-        return 128 + received[0]
+        # The signal may have reached another process alone.
+        return 128 + (received[0] if received else signal.SIGTERM)
     render.result(f"trained {step:,} steps; the model is in {folder}")
     return 0
 
@@ -128,11 +139,18 @@ def _value(text: str) -> Any:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collect the first Ctrl-C or termination instead of dying of it; the second one counts."""
+    """Collect the first Ctrl-C or termination instead of dying of it; the second one counts.
+
+    Of several processes each may get the same one twice, from the terminal or Slurm and from the
+    launcher, which kills what takes too long: there the second one does not count.
+    """
     received: list[int] = []
+    launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
 
     def receive(number: int, frame: FrameType | None) -> None:
         received.append(number)
+        if launched:
+            return
         render.note("saving; press Ctrl-C again to stop without")
         signal.signal(number, earlier[number])
 

@@ -115,7 +115,7 @@ class Trainer:
         )
         # The stage itself: with several processes `self.stage` is a wrapper around it.
         self._watched = stage
-        self.stage, self.optimizer = self.accelerator.prepare(stage, optimizer)
+        self.stage, self.optimizer = processes.prepare(stage, optimizer)
         # Where tensors are sharded, others have taken the place of those above.
         self.parameters = trained_parameters(stage)
         # Bases are loaded for inference; dropout and gradient checkpointing work in training only.

@@ -5,6 +5,7 @@ The only door to accelerate, together with `states` and `zero`.
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -45,6 +46,18 @@ class Processes:
         """Whether this is the one that writes."""
         return self.rank == 0
 
+    def prepare(self, stage: Any, optimizer: Any) -> tuple[Any, Any]:
+        """The stage wrapped and the optimizer on what the wrapper made of its parameters."""
+        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
+        if plugin is not None and plugin.transformer_cls_names_to_wrap is None:
+            # accelerate asks the outermost module, which is ours.
+            plugin.transformer_cls_names_to_wrap = list(stage.model.lm._no_split_modules)
+        with warnings.catch_warnings():
+            # torch 2.13 renames an option that accelerate passes on.
+            warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
+            stage, optimizer = self.accelerator.prepare(stage, optimizer)
+        return stage, optimizer
+
     def sums(self, values: Sequence[float]) -> list[float]:
         """Sums over all processes of some numbers that each of them has."""
         if self.count == 1:
@@ -72,10 +85,13 @@ class Processes:
         """Go on when all have come here."""
         self.accelerator.wait_for_everyone()
 
-    def leave(self) -> None:
-        """Take leave of the others at the end of the program."""
-        if self.count > 1:
-            self.accelerator.state.destroy_process_group()
+
+def leave() -> None:
+    """Take leave of the other processes, at the end of a program that trained."""
+    from accelerate import PartialState
+
+    if PartialState._shared_state:
+        PartialState().destroy_process_group()
 
 
 def join(recipe: RunConfig, device: torch.device, dtype: torch.dtype) -> Processes:
