@@ -190,12 +190,14 @@ def verify(path: Path, /, *, repair: Flag = False, as_json: Json = False) -> int
 def _read(files: Sequence[str], skipped: list[DataError] | None) -> Iterator["Document"]:
     """Documents of some files; what cannot be read is collected, or with None stops the run."""
     from openclara.data.reading import read_documents
+    from openclara.data.remote import is_address
 
     if not files:
         raise CycloptsError(msg="index add needs FILES: files, folders, patterns, or - for stdin")
     for name in files:
         # Skipping is for what cannot be read; a name that leads nowhere is a slip of the user's.
-        if name != "-" and not Path(name).exists() and not glob.has_magic(name):
+        local = name != "-" and not is_address(name)
+        if local and not Path(name).exists() and not glob.has_magic(name):
             raise DataError(f"{name} does not exist; check the path")
     return read_documents(files, on_unreadable=None if skipped is None else skipped.append)
 
