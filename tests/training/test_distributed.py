@@ -23,7 +23,7 @@ from openclara.training.claiming import RECIPE
 from openclara.training.run import train
 
 # Each launch is two processes: never two launches at once.
-pytestmark = pytest.mark.xdist_group("distributed")
+pytestmark = [pytest.mark.xdist_group("distributed"), pytest.mark.timeout(900)]
 
 STEPS = 6
 CHAINS = Path(__file__).with_name("chains.py")

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 from cyclopts import CycloptsError, Parameter
 
 from openclara.cli import render
+from openclara.cli.options import AtLeastOne, Flag, Json
+from openclara.cli.planning import show_plan
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -30,6 +32,10 @@ def train(
     recipe: Path,
     /,
     *options: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    plan: Flag = False,
+    gpu: str | None = None,
+    gpus: AtLeastOne = 1,
+    as_json: Json = False,
 ) -> int:
     """Carry out a training recipe, or go on where it was left.
 
@@ -40,6 +46,10 @@ def train(
         recipe: TOML file, such as recipes/compress.toml.
         options: Any field of the recipe by its dotted name, such as --optim.lr 1e-4 or
             --output runs/mine.
+        plan: Show what the run would take of memory and time, and train nothing.
+        gpu: Plan for this kind of GPU, such as h100, instead of the CPU here.
+        gpus: Plan for so many.
+        as_json: Print the plan as JSON.
 
     Returns:
         0 if the run is finished, 128 and the signal's number if a signal stopped it.
@@ -47,6 +57,11 @@ def train(
     from openclara.config import RunConfig, read_recipe
 
     config = read_recipe(RunConfig, recipe, overrides(options, RunConfig))
+    if plan:
+        show_plan(config, gpu=gpu, n_gpus=gpus, as_json=as_json)
+        return 0
+    if gpu is not None or gpus != 1 or as_json:
+        raise CycloptsError(msg="--gpu, --gpus and --json are for --plan")
     # The launcher's word for which process this is.
     with render.silent(os.environ.get("RANK", "0") != "0"):
         return _carry_out(config)

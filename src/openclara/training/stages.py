@@ -188,6 +188,20 @@ class Collator:
         return stretches
 
 
+def trained_roles(stage: Stage) -> tuple[Role, ...]:
+    """Roles that learn in a stage; the others are frozen (paper, section 3)."""
+    match stage.kind:
+        case "joint":
+            return ("reasoner", "generator")
+        case "text":
+            return ("generator",)
+        case "supervised":
+            return ("reasoner",)
+    if _contrast(stage) > 0.0:
+        return ("compressor", "reasoner", "generator")
+    return ("compressor", "generator")
+
+
 class StageModule(nn.Module):
     """A model and a stage as one module whose forward pass is the loss.
 
@@ -209,17 +223,8 @@ class StageModule(nn.Module):
 
     @property
     def trained_roles(self) -> tuple[Role, ...]:
-        """Roles that learn in this stage; the others are frozen (paper, section 3)."""
-        match self.stage.kind:
-            case "joint":
-                return ("reasoner", "generator")
-            case "text":
-                return ("generator",)
-            case "supervised":
-                return ("reasoner",)
-        if _contrast(self.stage) > 0.0:
-            return ("compressor", "reasoner", "generator")
-        return ("compressor", "generator")
+        """Roles that learn in this stage."""
+        return trained_roles(self.stage)
 
     @property
     def trains_memory(self) -> bool:
