@@ -20,9 +20,7 @@ from openclara.types import Chunk, CompressedDocument, Document, LatentSpec
 
 SPEC = LatentSpec("model", "f" * 64, n_memory=2, width=4, doc_max_length=32)
 
-scalars = (
-    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False)
-)
+scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False)
 texts = st.text(st.characters(codec=None), max_size=20)
 documents = st.builds(
     Document, texts, texts, texts, texts, st.dictionaries(texts, scalars | texts, max_size=3)
@@ -57,7 +55,9 @@ def document(name):
     return Document(name, f"The text of {name}.")
 
 
-@pytest.mark.parametrize("place", ["{folder}/parts", "file://{folder}/addressed", "memory://{folder}"])
+@pytest.mark.parametrize(
+    "place", ["{folder}/parts", "file://{folder}/addressed", "memory://{folder}"]
+)
 def test_parts_join_in_their_order_and_once(tmp_path, place):
     parts = PartFolder(place.format(folder=tmp_path))
     for number in (1, 0, 2, 1):

@@ -24,7 +24,7 @@ from openclara.types import Document
 # Two workers and a model each: never beside another test of this kind.
 pytestmark = [pytest.mark.xdist_group("distributed"), pytest.mark.timeout(900)]
 
-WORDS = "opera house Sydney river train station year Utzon architect designed bridge".split()
+WORDS = ("opera", "house", "Sydney", "river", "train", "station", "Utzon", "designed", "bridge")
 N_DOCUMENTS = 1300
 
 
@@ -144,7 +144,9 @@ def test_a_worker_killed_in_the_middle_changes_nothing(
     ]
     assert contents(tmp_path / "index") == contents(plain)
     # Each window once, under the number it was read by.
-    expected = list(windows(read_documents(sources), doc_max_length=workers.latent_spec.doc_max_length))
+    expected = list(
+        windows(read_documents(sources), doc_max_length=workers.latent_spec.doc_max_length)
+    )
     assert [int(name.split("-")[1]) for name in names] == list(range(len(expected)))
     assert len(expected) > 6
 

@@ -1,4 +1,4 @@
-"""Several processes carry out the run of one: same losses, same parameters, resumed on any number."""
+"""Several processes carry out the run of one: same losses and parameters, resumed on any number."""
 
 from __future__ import annotations
 
@@ -242,9 +242,7 @@ def test_the_fused_kernel_of_torch_trains_as_our_own(tiny_base, data, tmp_path):
     norms = []
     for attention in ("auto", "sdpa"):
         runtime = {"attention": attention}
-        recipe = made(
-            tmp_path / attention, tiny_base, data, optim={"steps": 2}, runtime=runtime
-        )
+        recipe = made(tmp_path / attention, tiny_base, data, optim={"steps": 2}, runtime=runtime)
         train(recipe)
         norms.append(timeless(tmp_path / attention)[0]["gradient_norm"])
     assert norms[0] == pytest.approx(norms[1], rel=1e-3)
@@ -266,5 +264,3 @@ def test_zero_keeps_adapters_whole():
     path = Path(__file__).parents[2] / "recipes" / "accelerate" / "zero3.json"
     zero = json.loads(path.read_text())["zero_optimization"]
     assert zero["stage3_param_persistence_threshold"] == WHOLE_BELOW
-
-

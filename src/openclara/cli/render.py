@@ -47,17 +47,6 @@ def plain(text: str) -> str:
     return text.translate(_CONTROLS)
 
 
-@contextmanager
-def silent(quiet: bool = True) -> Iterator[None]:
-    """Show nothing for the length of the block, if so: of many processes one speaks."""
-    before = out.quiet, err.quiet
-    out.quiet, err.quiet = before[0] or quiet, before[1] or quiet
-    try:
-        yield
-    finally:
-        out.quiet, err.quiet = before
-
-
 # -- sentences ------------------------------------------------------------------------------------
 
 

@@ -63,7 +63,7 @@ def train(
     if gpu is not None or gpus != 1 or as_json:
         raise CycloptsError(msg="--gpu, --gpus and --json are for --plan")
     # The launcher's word for which process this is.
-    with render.silent(os.environ.get("RANK", "0") != "0"):
+    with _silent(os.environ.get("RANK", "0") != "0"):
         return _carry_out(config)
 
 
@@ -150,6 +150,20 @@ def _value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+
+
+@contextmanager
+def _silent(quiet: bool) -> Iterator[None]:
+    """Show nothing but errors for the length of the block, if so: of many processes one speaks."""
+    consoles = (render.out, render.err)
+    before = [console.quiet for console in consoles]
+    for console in consoles:
+        console.quiet = console.quiet or quiet
+    try:
+        yield
+    finally:
+        for console, was in zip(consoles, before, strict=True):
+            console.quiet = was
 
 
 @contextmanager

@@ -36,7 +36,8 @@ def read_documents(
 
     Ids do not change from run to run: the path below the given folder, or the path as given for
     a file named by itself, in POSIX form; records have their own `id`, or that path with
-    `#<line>`. Files at an address (`s3://`, `hf://`, whatever fsspec opens) go by their address. Text is kept as it is written, save that newlines become `\n`.
+    `#<line>`. Files at an address (`s3://`, `hf://`, whatever fsspec opens) go by their address.
+    Text is kept as it is written, save that newlines become `\n`.
 
     All names are looked up before the first document is read, so a misspelt one costs no work.
 

@@ -160,9 +160,7 @@ class RayWorkers:
         try:
             import ray
         except ImportError as error:
-            raise ModelError(
-                "engine ray needs ray; run `pip install 'openclara[ray]'`"
-            ) from error
+            raise ModelError("engine ray needs ray; run `pip install 'openclara[ray]'`") from error
         if not ray.is_initialized():
             self._start(ray)
         try:

@@ -30,6 +30,7 @@ class Journal:
             path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
     def write(self, progress: Progress, *, seconds: float) -> None:
+        """Write down a step, with the seconds since the sitting began."""
         # Six digits of each: gradients and late learning rates are far below one.
         values = {name: float(f"{value:.6g}") for name, value in progress.metrics.items()}
         self._append(
@@ -43,6 +44,7 @@ class Journal:
         )
 
     def write_validation(self, step: int, n_memory: int, name: str, loss: float | None) -> None:
+        """Write down the loss on the held-out part at one rate, if there is such a part."""
         if loss is not None:
             self._append({"step": step, "n_memory": n_memory, f"held_out_{name}": round(loss, 6)})
 

@@ -161,9 +161,7 @@ def build_model(
 ) -> ClaraModel:
     """Base with fresh or inherited roles; the only function that knows recipe and model."""
     model = recipe.model
-    roles = AdapterRoles(
-        lm, rank=model.rank, alpha=model.alpha, dropout=model.dropout, fused=fused
-    )
+    roles = AdapterRoles(lm, rank=model.rank, alpha=model.alpha, dropout=model.dropout, fused=fused)
     vocabulary_VD = lm.get_input_embeddings().weight
     if parent is None:
         n_vocabulary = vocabulary_VD.shape[0] if model.memory == "anchored" else 0
