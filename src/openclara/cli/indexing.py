@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import CycloptsError, Parameter
 
 from openclara.cli import render
-from openclara.cli.loading import load_model_to_add, open_index
-from openclara.cli.options import AtLeastOne, Flag, Json, ModelOptions, Words
+from openclara.cli.engines import compressor
+from openclara.cli.loading import open_index
+from openclara.cli.options import AtLeastOne, EngineOptions, Flag, Json, ModelOptions, Words
 from openclara.errors import DataError
 from openclara.index.layout import Quantization
 
 if TYPE_CHECKING:
-    from openclara.index import IndexInfo
+    from openclara.index import AddReport, IndexInfo
     from openclara.types import Document
 
 SHOWN_PROBLEMS = 20
@@ -30,6 +31,7 @@ def add(
     /,
     *files: Words,
     model: ModelOptions = ModelOptions(),  # noqa: B008 - frozen
+    engine: EngineOptions = EngineOptions(),  # noqa: B008 - frozen
     n_memory: AtLeastOne | None = None,
     quantization: Quantization | None = None,
     on_unreadable: Literal["skip", "stop"] = "skip",
@@ -42,8 +44,10 @@ def add(
 
     Args:
         path: Folder of the index.
-        files: Files, folders, patterns, or - for standard input.
+        files: Files, folders, patterns, addresses such as s3://bucket/folder or
+            hf://datasets/name, or - for standard input.
         model: Which model.
+        engine: Who compresses.
         n_memory: Latents for each passage, in a new index; the model's own number if left out.
         quantization: How a new index stores latents; bf16 if left out.
         on_unreadable: What to do about a file that cannot be read.
@@ -58,8 +62,8 @@ def add(
     first = next(documents, None)
     if first is None:
         raise _nothing_read(skipped)
-    clara = load_model_to_add(path, model, n_memory=n_memory)
     with (
+        compressor(path, model, engine, n_memory=n_memory) as clara,
         LatentIndex.open(path, clara.latent_spec, quantization=quantization) as index,
         render.adding(count_files(files)) as progress,
     ):
@@ -67,15 +71,48 @@ def add(
             progress.reading(chain([first], documents)), on_progress=progress.compressed
         )
         report = index.add(stream, on_progress=progress.stored)
+        rate = progress.rate
     _report_skipped(skipped)
     if as_json:
         render.json_line({**asdict(report), "skipped": [str(error) for error in skipped]})
         return
-    nothing = " (nothing compressed for them)" if report.unchanged else ""
-    render.result(
-        f"added {report.added:,}, updated {report.updated:,}, unchanged {report.unchanged:,}"
-        f"{nothing}, {render.counted(report.chunks, 'chunk')}"
-    )
+    if engine.engine == "ray" and report.chunks:
+        render.note(f"compressed {rate:.1f} documents/s with the workers together")
+    _report_added(report)
+
+
+def join(
+    path: Path,
+    parts: str,
+    /,
+    *,
+    quantization: Quantization | None = None,
+    as_json: Json = False,
+) -> None:
+    """Join finished parts of `index add --engine ray --parts PARTS` to an index.
+
+    Parts come in the order in which their documents were read; what the index holds already is
+    left as it is, so joining them again changes nothing.
+
+    Args:
+        path: Folder of the index, which is made where there is none.
+        parts: Folder or address of the parts.
+        quantization: How a new index stores latents; bf16 if left out.
+        as_json: Print JSON instead.
+    """
+    from openclara.index import LatentIndex
+    from openclara.index.parts import PartFolder
+
+    folder = PartFolder(parts)
+    with (
+        LatentIndex.open(path, folder.spec(), quantization=quantization) as index,
+        render.waiting("joining"),
+    ):
+        report = index.add(folder.documents())
+    if as_json:
+        render.json_line(asdict(report))
+    else:
+        _report_added(report)
 
 
 def info(path: Path, /, *, as_json: Json = False) -> None:
@@ -192,12 +229,14 @@ def verify(path: Path, /, *, repair: Flag = False, as_json: Json = False) -> int
 def _read(files: Sequence[str], skipped: list[DataError] | None) -> Iterator["Document"]:
     """Documents of some files; what cannot be read is collected, or with None stops the run."""
     from openclara.data.reading import read_documents
+    from openclara.data.remote import is_address
 
     if not files:
         raise CycloptsError(msg="index add needs FILES: files, folders, patterns, or - for stdin")
     for name in files:
         # Skipping is for what cannot be read; a name that leads nowhere is a slip of the user's.
-        if name != "-" and not Path(name).exists() and not glob.has_magic(name):
+        local = name != "-" and not is_address(name)
+        if local and not Path(name).exists() and not glob.has_magic(name):
             raise DataError(f"{name} does not exist; check the path")
     return read_documents(files, on_unreadable=None if skipped is None else skipped.append)
 
@@ -236,3 +275,11 @@ def _coarse(about: "IndexInfo") -> str:
     if not available():
         return "none, every chunk is scored: pip install 'openclara[ann]' for large indexes"
     return f"none, made by the first change from {Coarse().from_chunks:,} chunks on"
+
+
+def _report_added(report: "AddReport") -> None:
+    nothing = " (nothing compressed for them)" if report.unchanged else ""
+    render.result(
+        f"added {report.added:,}, updated {report.updated:,}, unchanged {report.unchanged:,}"
+        f"{nothing}, {render.counted(report.chunks, 'chunk')}"
+    )

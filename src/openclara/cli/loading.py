@@ -47,19 +47,25 @@ def load_model_to_add(path: Path, options: ModelOptions, *, n_memory: int | None
         options: Which model the user says.
         n_memory: Latents for each passage; the index's own number, or the model's, if None.
     """
+    name, stored = model_to_add(path, options)
+    clara = load_model(name, options, n_memory=n_memory)
+    if n_memory is None and stored is not None:
+        # Not asked of the model when loading it: another model may not have that many, and it is
+        # for the index to say that it is another one. The same one has them.
+        clara.latent_spec = replace(clara.latent_spec, n_memory=stored)
+    return clara
+
+
+def model_to_add(path: Path, options: ModelOptions) -> tuple[str, int | None]:
+    """Name of the model to add documents with, and the latents a passage of the index has."""
     from openclara.index.layout import Layout
     from openclara.model.zoo import DEFAULT_MODEL
 
     if not Layout(path).manifest.exists():
-        return load_model(options.model or DEFAULT_MODEL, options, n_memory=n_memory)
+        return _findable(options.model or DEFAULT_MODEL), None
     with open_index(path) as index:
         stored = index.spec
-    clara = load_model(options.model or stored.model, options, n_memory=n_memory)
-    if n_memory is None:
-        # Not asked of the model when loading it: another model may not have that many, and it is
-        # for the index to say that it is another one. The same one has them.
-        clara.latent_spec = replace(clara.latent_spec, n_memory=stored.n_memory)
-    return clara
+    return _findable(options.model or stored.model), stored.n_memory
 
 
 def load_model_of(index: LatentIndex, options: ModelOptions) -> Clara:

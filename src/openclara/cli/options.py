@@ -74,3 +74,21 @@ class SearchOptions:
     where: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = ()
     n_memory: AtLeastOne | None = None
     exact: Flag = False
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class EngineOptions:
+    """Who compresses documents.
+
+    Attributes:
+        engine: This program by itself, or workers of Ray: on this machine, or on the cluster that
+            RAY_ADDRESS names.
+        workers: Workers of Ray; one for each GPU, or for every four cores, if left out.
+        parts: Folder or address that all workers of Ray reach, where finished parts are kept; if
+            left out they lie beside the index until it has them.
+    """
+
+    engine: Literal["plain", "ray"] = "plain"
+    workers: AtLeastOne | None = None
+    parts: str | None = None

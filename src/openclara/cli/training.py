@@ -4,6 +4,7 @@
 
 import difflib
 import json
+import os
 import signal
 import time
 import tomllib
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 from cyclopts import CycloptsError, Parameter
 
 from openclara.cli import render
+from openclara.cli.options import AtLeastOne, Flag, Json
+from openclara.cli.planning import show_plan
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -29,15 +32,24 @@ def train(
     recipe: Path,
     /,
     *options: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    plan: Flag = False,
+    gpu: str | None = None,
+    gpus: AtLeastOne = 1,
+    as_json: Json = False,
 ) -> int:
     """Carry out a training recipe, or go on where it was left.
 
-    Ctrl-C saves the run before it stops; the same command goes on from there.
+    Ctrl-C saves the run before it stops; the same command goes on from there. Launched by torchrun
+    or accelerate, several processes share the run.
 
     Args:
         recipe: TOML file, such as recipes/compress.toml.
         options: Any field of the recipe by its dotted name, such as --optim.lr 1e-4 or
             --output runs/mine.
+        plan: Show what the run would take of memory and time, and train nothing.
+        gpu: Plan for this kind of GPU, such as h100, instead of the CPU here.
+        gpus: Plan for so many.
+        as_json: Print the plan as JSON.
 
     Returns:
         0 if the run is finished, 128 and the signal's number if a signal stopped it.
@@ -45,12 +57,20 @@ def train(
     from openclara.config import RunConfig, read_recipe
 
     config = read_recipe(RunConfig, recipe, overrides(options, RunConfig))
-    return carry_out(config)
+    if plan:
+        show_plan(config, gpu=gpu, n_gpus=gpus, as_json=as_json)
+        return 0
+    if gpu is not None or gpus != 1 or as_json:
+        raise CycloptsError(msg="--gpu, --gpus and --json are for --plan")
+    # The launcher's word for which process this is.
+    with _silent(os.environ.get("RANK", "0") != "0"):
+        return carry_out(config)
 
 
 def carry_out(config: "RunConfig") -> int:
     """Train with a bar, and say where the model is; the exit code."""
     with render.waiting("loading base, model and data"):
+        from openclara.training.processes import leave
         from openclara.training.run import train
     with signals() as received, _Display(config) as display:
         folder = train(
@@ -60,9 +80,11 @@ def carry_out(config: "RunConfig") -> int:
             stop=lambda: bool(received),
         )
     step = saved_step(folder)
+    leave()
     if step < config.optim.steps:
         render.result(f"saved at step {step:,}; run the same command to continue")
-        return 128 + received[0]
+        # The signal may have reached another process alone.
+        return 128 + (received[0] if received else signal.SIGTERM)
     render.result(f"trained {step:,} steps; the model is in {folder}")
     return 0
 
@@ -132,12 +154,33 @@ def _value(text: str) -> Any:
 
 
 @contextmanager
+def _silent(quiet: bool) -> Iterator[None]:
+    """Show nothing but errors for the length of the block, if so: of many processes one speaks."""
+    consoles = (render.out, render.err)
+    before = [console.quiet for console in consoles]
+    for console in consoles:
+        console.quiet = console.quiet or quiet
+    try:
+        yield
+    finally:
+        for console, was in zip(consoles, before, strict=True):
+            console.quiet = was
+
+
+@contextmanager
 def signals() -> Iterator[list[int]]:
-    """Collect the first Ctrl-C or termination instead of dying of it; the second one counts."""
+    """Collect the first Ctrl-C or termination instead of dying of it; the second one counts.
+
+    Of several processes each may get the same one twice, from the terminal or Slurm and from the
+    launcher, which kills what takes too long: there the second one does not count.
+    """
     received: list[int] = []
+    launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
 
     def receive(number: int, frame: FrameType | None) -> None:
         received.append(number)
+        if launched:
+            return
         render.note("saving; press Ctrl-C again to stop without")
         signal.signal(number, earlier[number])
 

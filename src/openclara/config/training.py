@@ -140,7 +140,7 @@ class OptimConfig(Strict):
     batch_tokens: int = Field(4096, ge=64)
     """Padded positions in one micro-batch, documents and prompts together."""
     accumulate: int = Field(1, ge=1)
-    """Micro-batches for one optimizer step."""
+    """Micro-batches of each process for one optimizer step."""
     beta1: float = Field(0.9, ge=0, lt=1)
     """AdamW's first beta."""
     beta2: float = Field(0.95, ge=0, lt=1)
@@ -159,7 +159,11 @@ class RuntimeConfig(Strict):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the base; adapters keep float32 masters. `auto`: bf16 where it is fast."""
     device: str = "auto"
-    """`auto`, `cpu`, `cuda`, `mps` or `cuda:1`."""
+    """`auto`, `cpu`, `cuda`, `mps` or `cuda:1`; of several GPUs the launcher says which."""
+    attention: Literal["auto", "sdpa", "flash_attention_2"] = "auto"
+    """Attention of the base; `auto` is our own on a CPU, else torch's (`sdpa`)."""
+    quantization: Literal["none", "int4"] = "none"
+    """`int4` keeps the base in 4 bits under the adapters (QLoRA); CUDA and bitsandbytes only."""
     gradient_checkpointing: bool = False
     """Recompute activations at backward: slower, less memory."""
     save_every: int = Field(200, ge=1)
@@ -170,6 +174,8 @@ class RuntimeConfig(Strict):
     """Steps between losses on the held-out part."""
     held_out: float = Field(0.01, ge=0, lt=0.5)
     """Part of the passages kept for validation, by hash of the passage."""
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
+    """Where metrics go besides metrics.jsonl; each needs its package."""
 
 
 Stage = Annotated[

@@ -17,6 +17,7 @@ from contextlib import nullcontext
 from functools import partial
 from typing import IO, TYPE_CHECKING, Any
 
+from openclara.data.remote import opened
 from openclara.data.rows import (
     read_json,
     read_json_lines,
@@ -25,6 +26,7 @@ from openclara.data.rows import (
     read_table,
 )
 from openclara.data.sources import Found, SourceFile, decoded, numbered_lines, reason
+from openclara.data.tables import read_parquet
 from openclara.errors import DataError
 from openclara.types import Document
 
@@ -54,6 +56,8 @@ def read_file(file: SourceFile) -> Iterator[Found | DataError]:
 
 
 def _opened(file: SourceFile) -> AbstractContextManager[IO[bytes]]:
+    if file.address:
+        return opened(file)
     if file.path is None:
         return nullcontext(sys.stdin.buffer)
     return file.path.open("rb")
@@ -73,7 +77,7 @@ _UNDERLINED = re.compile(r"""^[ \t]*(\S.*)\n(?:={2,}|-{2,}|~{2,}|"{2,}|\*{2,})[ 
 
 
 def _read_text(stream: IO[bytes], file: SourceFile) -> Iterator[Found | DataError]:
-    if file.path is None:
+    if file.is_stdin:
         yield from _read_stdin(stream, file)
         return
     text = "".join(decoded(stream, file.name))
@@ -320,6 +324,7 @@ _READERS: dict[str, Callable[[IO[bytes], SourceFile], Iterator[Found | DataError
     ".json": read_json,
     ".csv": partial(read_table, delimiter=","),
     ".tsv": partial(read_table, delimiter="\t"),
+    ".parquet": read_parquet,
 }
 
 SUFFIXES = tuple(_READERS)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from openclara.data.formats import SUFFIXES, read_file
+from openclara.data.remote import at_address, is_address
 from openclara.data.sources import Found, SourceFile, in_index, is_index
 from openclara.errors import DataError
 
@@ -35,7 +36,8 @@ def read_documents(
 
     Ids do not change from run to run: the path below the given folder, or the path as given for
     a file named by itself, in POSIX form; records have their own `id`, or that path with
-    `#<line>`. Text is kept as it is written, save that newlines become `\n`.
+    `#<line>`. Files at an address (`s3://`, `hf://`, whatever fsspec opens) go by their address.
+    Text is kept as it is written, save that newlines become `\n`.
 
     All names are looked up before the first document is read, so a misspelt one costs no work.
 
@@ -75,7 +77,7 @@ def count_files(source: str | Path | Sequence[str | Path]) -> int | None:
         Number of files, or None when standard input is among them.
     """
     files = [file for file in _locate(source) if isinstance(file, SourceFile)]
-    return None if any(file.path is None for file in files) else len(files)
+    return None if any(file.is_stdin for file in files) else len(files)
 
 
 def _stop(error: DataError) -> None:
@@ -111,11 +113,11 @@ def _locate(source: str | Path | Sequence[str | Path]) -> Iterator[SourceFile | 
     names = [source] if isinstance(source, str | Path) else list(source)
     if not names:
         yield DataError("no source was named; give files, folders, patterns or - for stdin")
-    seen: set[Path | None] = set()
+    seen: set[Path | str] = set()
     for name in names:
         for file in _expand(name):
             if isinstance(file, SourceFile):
-                identity = file.path.resolve() if file.path else None
+                identity = file.path.resolve() if file.path else file.address
                 if identity in seen:
                     continue
                 seen.add(identity)
@@ -128,6 +130,8 @@ def _expand(name: str | Path) -> Iterable[SourceFile | DataError]:
     # Path("") is the current folder, which nobody means by an empty name.
     if not str(name):
         return [DataError("a source has an empty name; give a file, folder, pattern or -")]
+    if is_address(str(name)):
+        return at_address(str(name), SUFFIXES)
     path = Path(name)
     try:
         if path.is_dir():

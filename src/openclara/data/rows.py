@@ -43,11 +43,11 @@ def read_records(lines: Iterable[tuple[int, str]], file: SourceFile) -> Iterator
         if line.strip():
             empty = False
             try:
-                yield _found(_json(line, file, number), file, number)
+                yield found(_json(line, file, number), file, number)
             except DataError as error:
                 yield error
     if empty:
-        raise _no_records(file)
+        raise no_records(file)
 
 
 def read_json(stream: IO[bytes], file: SourceFile) -> Iterator[Found | DataError]:
@@ -57,13 +57,13 @@ def read_json(stream: IO[bytes], file: SourceFile) -> Iterator[Found | DataError
         raise DataError(f"{file.name} is empty; write records into it or leave it out")
     content = _json(text, file, 0)
     if not isinstance(content, list):
-        yield _found(content, file, 0)
+        yield found(content, file, 0)
         return
     if not content:
-        raise _no_records(file)
+        raise no_records(file)
     for number, fields in enumerate(content, 1):
         try:
-            yield _found(fields, file, number)
+            yield found(fields, file, number)
         except DataError as error:
             yield error
 
@@ -72,7 +72,8 @@ def _listed(names: Sequence[str]) -> str:
     return (", ".join(names[:10]) or "none") + (", …" if len(names) > 10 else "")
 
 
-def _no_records(file: SourceFile) -> DataError:
+def no_records(file: SourceFile) -> DataError:
+    """The error of a file without one record."""
     return DataError(f"{file.name} holds no records; write some into it or leave it out")
 
 
@@ -96,7 +97,12 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _found(fields: object, file: SourceFile, number: int) -> Found:
+def found(fields: object, file: SourceFile, number: int) -> Found:
+    """The document of one record.
+
+    Raises:
+        DataError: It has no text, or a field of the wrong type.
+    """
     place = file.at(number)
     if not isinstance(fields, dict):
         raise DataError(f'{place} is not a JSON object; write it as {{"text": "…"}}')
@@ -226,11 +232,11 @@ def read_table(
     for number, row in rows:
         empty = False
         try:
-            yield _found(_row_fields(row, names, text_field, file.at(number)), file, number)
+            yield found(_row_fields(row, names, text_field, file.at(number)), file, number)
         except DataError as error:
             yield error
     if empty:
-        raise _no_records(file)
+        raise no_records(file)
 
 
 def _rows(reader: Any, file: SourceFile) -> Iterator[tuple[int, list[str]]]:

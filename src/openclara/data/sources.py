@@ -7,6 +7,7 @@ import gzip
 import io
 import zlib
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from openclara.errors import DataError
@@ -30,34 +31,42 @@ class SourceFile:
     """A file to read.
 
     Attributes:
-        path: Where it lies; None for standard input.
+        path: Where it lies; None for standard input and at an address.
         id: Name that its document, or its records, go by.
+        address: Where it lies if not on this machine, such as `s3://bucket/file.jsonl`.
     """
 
     path: Path | None
     id: str
+    address: str = ""
+
+    @property
+    def is_stdin(self) -> bool:
+        """Whether it is standard input."""
+        return self.path is None and not self.address
 
     @property
     def name(self) -> str:
         """The file as errors and `Document.source` name it."""
-        return "stdin" if self.path is None else str(self.path)
+        return "stdin" if self.is_stdin else self.address or str(self.path)
 
     @property
     def suffix(self) -> str:
         """What the format is told by, in lower case; both endings of a compressed file."""
-        if self.path is None:
+        if self.is_stdin:
             return ""
-        last = self.path.suffix.lower()
-        return self.path.with_suffix("").suffix.lower() + last if last == ".gz" else last
+        path = self.path or PurePosixPath(self.address)
+        last = path.suffix.lower()
+        return path.with_suffix("").suffix.lower() + last if last == ".gz" else last
 
     @property
     def stem(self) -> str:
         """The title of a file that states none."""
-        return "" if self.path is None else self.path.stem
+        return "" if self.is_stdin else (self.path or PurePosixPath(self.address)).stem
 
     def at(self, number: int) -> str:
-        """Name a place in the file: its line, or its record in a JSON array; 0 is the whole."""
-        unit = "record" if self.suffix == ".json" else "line"
+        """Name a place in the file: its line, record or row; 0 is the whole."""
+        unit = {".json": "record", ".parquet": "row"}.get(self.suffix, "line")
         return f"{self.name}, {unit} {number}" if number else self.name
 
 

@@ -37,9 +37,13 @@ class AdapterRoles:
         rank: LoRA rank.
         alpha: LoRA alpha; the delta is scaled by `alpha / rank`.
         dropout: LoRA dropout while training.
+        fused: Compute base and delta in one step where they are plain; not where a wrapper must
+            see the calls of the layers below, as ZeRO-3 must.
     """
 
-    def __init__(self, lm: Any, *, rank: int, alpha: float, dropout: float = 0.0) -> None:
+    def __init__(
+        self, lm: Any, *, rank: int, alpha: float, dropout: float = 0.0, fused: bool = True
+    ) -> None:
         import peft  # 5-10 s cold: only what trains pays for it
         from peft.tuners.lora import LoraLayer
 
@@ -65,7 +69,7 @@ class AdapterRoles:
             # Else every input is copied to float32 for the masters' sake; autocast rounds the
             # small masters instead.
             layer.cast_input_dtype_enabled = False
-            if type(layer.get_base_layer()) is nn.Linear and dropout == 0.0:
+            if fused and type(layer.get_base_layer()) is nn.Linear and dropout == 0.0:
                 layer.forward = partial(_fused_forward, layer)
         for role in ROLES:
             for parameter in self.named_parameters(role).values():

@@ -290,6 +290,7 @@ def load_lm(
     dtype: torch.dtype,
     spread: bool = False,
     quantization: Any = None,
+    attention: str | None = None,
 ) -> Any:
     """The causal LM in evaluation mode on a device.
 
@@ -299,15 +300,17 @@ def load_lm(
         dtype: Arithmetic.
         spread: Over all GPUs there are, by transformers' device map; `device` is the first.
         quantization: A `quantization_config` of transformers, for weights packed on a GPU.
+        attention: An implementation by transformers' name; if None our own on a CPU, else torch's.
 
     Raises:
         ModelError: The files are damaged or hold no causal LM.
     """
     from transformers import AutoModelForCausalLM
 
-    from openclara.model import attention
+    from openclara.model.attention import NAME, register
 
-    attention.register()
+    register()
+    own = NAME if device.type == "cpu" else "sdpa"
     placed: dict[str, Any] = {}
     if spread or quantization is not None:
         # Packed weights cannot be moved afterwards, and a spread base must not be.
@@ -320,7 +323,7 @@ def load_lm(
                 source.folder,
                 dtype=dtype,
                 local_files_only=True,
-                attn_implementation=attention.NAME if device.type == "cpu" else "sdpa",
+                attn_implementation=attention or own,
                 **placed,
             )
     except Exception as error:  # transformers and safetensors raise many unrelated types

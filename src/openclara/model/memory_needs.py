@@ -44,6 +44,7 @@ class BaseShape:
         n_cached: Numbers kept for each position while decoding, all layers together.
         n_heads: Query heads.
         n_vocabulary: Rows of the LM head.
+        n_layers: Layers.
     """
 
     linears_OI: tuple[tuple[int, int], ...]
@@ -53,6 +54,7 @@ class BaseShape:
     n_cached: int
     n_heads: int
     n_vocabulary: int
+    n_layers: int
 
     def weight_bytes(self, weights: Weights, dtype: torch.dtype) -> int:
         """Bytes of the base with its linear layers in `weights` and all else in `dtype`."""
@@ -179,6 +181,7 @@ def _shape(config: dict[str, Any], shapes: dict[str, list[int]]) -> BaseShape:
         n_cached=2 * config["num_hidden_layers"] * n_kept * head_width,
         n_heads=n_heads,
         n_vocabulary=rows,
+        n_layers=config["num_hidden_layers"],
     )
 
 

@@ -205,16 +205,22 @@ def _placement(
             f"{where.type}; leave it out, and use precision int8 or int4 where memory is short"
         )
     if check_packages and where.type == "cuda" and precision in PACKED:
-        _need("bitsandbytes", f"precision {precision} on a GPU", "quantized")
+        need_package("bitsandbytes", f"precision {precision} on a GPU", "quantized")
     dtype = choose_dtype(where, precision)
     native: Weights = "bf16" if dtype == torch.bfloat16 else "fp32"
     weights = next((one for one in PRECISIONS if one == precision), native)
     return Placement(where, device_map is not None, weights, dtype)
 
 
-def _need(package: str, what: str, extra: str) -> None:
+def need_package(package: str, what: str, extra: str | None) -> None:
+    """Make sure that an optional package is there.
+
+    Raises:
+        ModelError: It is not.
+    """
     if find_spec(package) is None:
-        raise ModelError(f"{what} needs {package}; run `pip install 'openclara[{extra}]'`")
+        install = f"'openclara[{extra}]'" if extra else package.replace("_", "-")
+        raise ModelError(f"{what} needs {package}; run `pip install {install}`")
 
 
 def _too_large(plan: Plan, smaller: Plan | None) -> str:

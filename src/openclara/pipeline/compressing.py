@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from openclara.pipeline.clara import Clara
 
 WINDOW_CHUNKS = 256
-"""Chunks gathered before they are sorted by length and batched."""
+"""Chunks gathered, by estimate, before they are sorted by length and batched."""
+
+CHARACTERS_PER_TOKEN = 4
+"""Of that estimate."""
 
 BATCH_POSITIONS = 2048
 """Padded positions of one compressor batch; larger ones fall out of a CPU's cache."""
@@ -48,34 +51,14 @@ class Compressing:
 
         Where a document cannot be read, those before it are compressed first.
         """
-        for window in self._windows(unchanged):
+        longest = self._clara.card.doc_max_length
+        wanted = (document for document in self._documents if not unchanged(document))
+        for window in windows(wanted, doc_max_length=longest, most=self._window_chunks):
             yield from self._compress(window)
 
-    def _windows(
-        self, unchanged: Callable[[Document], bool]
-    ) -> Iterator[list[tuple[Document, list[Chunk]]]]:
-        window: list[tuple[Document, list[Chunk]]] = []
-        n_chunks = 0
-        try:
-            for document in self._documents:
-                if unchanged(document):
-                    continue
-                chunks = self._clara.chunk(document)
-                window.append((document, chunks))
-                n_chunks += len(chunks)
-                if n_chunks >= self._window_chunks:
-                    yield window
-                    window, n_chunks = [], 0
-        except Exception:
-            # Not on Ctrl-C: who presses it does not want to wait for a whole window.
-            yield window
-            raise
-        yield window
-
-    def _compress(
-        self, window: Sequence[tuple[Document, list[Chunk]]]
-    ) -> Iterator[CompressedDocument]:
+    def _compress(self, documents: Sequence[Document]) -> Iterator[CompressedDocument]:
         clara = self._clara
+        window = [(document, clara.chunk(document)) for document in documents]
         texts = [text for document, chunks in window for text in clara._framed(document, chunks)]
         latents_CMD = self._latents(texts, self._counting(window))
         sizes = [len(chunks) for _, chunks in window]
@@ -100,6 +83,33 @@ class Compressing:
             self._on_progress(len(whole), len(positions))
 
         return count
+
+
+def windows(
+    documents: Iterable[Document], *, doc_max_length: int, most: int = WINDOW_CHUNKS
+) -> Iterator[list[Document]]:
+    """Documents in the groups that are compressed together.
+
+    In bf16 the last bits of a latent depend on what else is in its batch. Batches are made within
+    a window, so the same documents in the same windows have the same latents, whoever computes
+    them; and a window follows from the documents alone, so it is known before a model is loaded.
+
+    Where reading ends in an error, the window that was begun comes before it.
+    """
+    window: list[Document] = []
+    n_chunks = 0
+    try:
+        for document in documents:
+            window.append(document)
+            n_chunks += 1 + len(document.text) // (CHARACTERS_PER_TOKEN * doc_max_length)
+            if n_chunks >= most:
+                yield window
+                window, n_chunks = [], 0
+    except Exception:
+        # Not on Ctrl-C: who presses it does not want to wait for a whole window.
+        yield window
+        raise
+    yield window
 
 
 def by_length(

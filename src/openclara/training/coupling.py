@@ -29,6 +29,7 @@ from torch import Tensor
 
 from openclara.data.batches import PromptBatch
 from openclara.data.tokenizer import SEP, SLOT
+from openclara.training.processes import whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -166,5 +167,6 @@ def role_norms(parameters: Mapping[str, Tensor]) -> dict[str, float]:
     for name, parameter in parameters.items():
         if parameter.grad is not None:
             key = f"gradient_norm_{name.partition('.')[0]}"
-            squares[key] = squares.get(key, 0.0) + float(parameter.grad.float().square().sum())
+            square = whole(parameter.grad.float().square().sum())
+            squares[key] = squares.get(key, 0.0) + float(square)
     return {key: square**0.5 for key, square in squares.items()}

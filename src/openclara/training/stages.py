@@ -5,15 +5,15 @@ Legend: B questions, N candidates, K chosen documents, R texts, M memory tokens,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from openclara.data.batches import PromptBatch, TextBatch, prompt_batch, text_batch
+from openclara.data.batches import prompt_batch, text_batch
 from openclara.data.published import PublishedWording
 from openclara.model.topk import select, straight_through_topk
+from openclara.training.batches import WHOLE, StageBatch, StageLoss, Terms
 from openclara.training.coupling import Coupling
 from openclara.training.losses import alignment_loss, answer_loss, ranking_loss
 from openclara.training.published_prompts import published_prompt
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from openclara.config import JointStage, Stage, SupervisedStage
+    from openclara.data.batches import TextBatch
     from openclara.data.tokenizer import TextTokenizer
     from openclara.data.wording import Wording
     from openclara.model.adapters import Role
@@ -31,59 +32,6 @@ if TYPE_CHECKING:
 
 PROMPT_MARGIN = 40
 """Positions of a prompt that come from the template, for estimating the cost of an example."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class StageBatch:
-    """One micro-batch.
-
-    What a stage has no use for is None.
-
-    Attributes:
-        documents: All documents of all examples, in order, for the compressor.
-        prompts: What the generator reads and must write.
-        n_documents: Documents of each example (all equal where they are chosen from).
-        questions: Questions as texts for the reasoner.
-        relevant_BN: (B, N) which documents are gold: of a question's own candidates where they
-            are chosen from, of all documents of the batch for the contrastive loss.
-    """
-
-    documents: TextBatch | None
-    prompts: PromptBatch | None
-    n_documents: tuple[int, ...]
-    questions: TextBatch | None = None
-    relevant_BN: Tensor | None = None
-
-    @property
-    def n_tokens(self) -> int:
-        """Positions that carry something, over all forward passes of the batch."""
-        parts = (self.documents, self.prompts, self.questions)
-        return sum(part.n_tokens for part in parts if part is not None)
-
-    @property
-    def n_losses(self) -> int:
-        """How many terms the batch's loss is the mean of: target tokens, or questions."""
-        if self.prompts is None:
-            return len(self.n_documents)
-        return int(self.prompts.target_mask_BT.sum())
-
-    def to(self, device: torch.device | str) -> StageBatch:
-        """The same batch on a device."""
-        return StageBatch(
-            None if self.documents is None else self.documents.to(device),
-            None if self.prompts is None else self.prompts.to(device),
-            self.n_documents,
-            None if self.questions is None else self.questions.to(device),
-            None if self.relevant_BN is None else self.relevant_BN.to(device),
-        )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class StageLoss:
-    """Loss to minimise, and its parts for the log."""
-
-    total: Tensor
-    parts: dict[str, float]
 
 
 def _contrast(stage: Stage) -> float:
@@ -240,6 +188,20 @@ class Collator:
         return stretches
 
 
+def trained_roles(stage: Stage) -> tuple[Role, ...]:
+    """Roles that learn in a stage; the others are frozen (paper, section 3)."""
+    match stage.kind:
+        case "joint":
+            return ("reasoner", "generator")
+        case "text":
+            return ("generator",)
+        case "supervised":
+            return ("reasoner",)
+    if _contrast(stage) > 0.0:
+        return ("compressor", "reasoner", "generator")
+    return ("compressor", "generator")
+
+
 class StageModule(nn.Module):
     """A model and a stage as one module whose forward pass is the loss.
 
@@ -261,17 +223,8 @@ class StageModule(nn.Module):
 
     @property
     def trained_roles(self) -> tuple[Role, ...]:
-        """Roles that learn in this stage; the others are frozen (paper, section 3)."""
-        match self.stage.kind:
-            case "joint":
-                return ("reasoner", "generator")
-            case "text":
-                return ("generator",)
-            case "supervised":
-                return ("reasoner",)
-        if _contrast(self.stage) > 0.0:
-            return ("compressor", "reasoner", "generator")
-        return ("compressor", "generator")
+        """Roles that learn in this stage."""
+        return trained_roles(self.stage)
 
     @property
     def trains_memory(self) -> bool:
@@ -283,24 +236,32 @@ class StageModule(nn.Module):
         """The part of the loss that validation reports."""
         return "ranking" if self.stage.kind == "supervised" else "answer"
 
-    def forward(self, batch: StageBatch) -> StageLoss:
-        """Loss of one micro-batch."""
+    def forward(self, batch: StageBatch, shares: Terms = WHOLE) -> StageLoss:
+        """Loss of one micro-batch.
+
+        Args:
+            batch: The micro-batch.
+            shares: What each part counts, where the micro-batch is one of several of a step.
+        """
         match self.stage.kind:
             case "joint":
-                return self._joint(batch, self.stage)
+                loss = self._joint(batch, self.stage)
+                return loss._replace(total=loss.total * shares.answers)
             case "supervised":
-                return self._supervised(batch, self.stage)
+                loss = self._supervised(batch, self.stage)
+                return loss._replace(total=loss.total * shares.questions)
             case "text":
-                return self._answer(batch, None)
+                loss = self._answer(batch, None)
+                return loss._replace(total=loss.total * shares.answers)
         assert batch.documents is not None
         encoded = self.model.encode(batch.documents, "compressor")
         answer = self._answer(batch, encoded.latents_RMD)
         alignment = alignment_loss(encoded.text_mean_RD, encoded.memory_mean_RD)
-        total = answer.total + self.stage.alignment * alignment
+        total = answer.total * shares.answers + self.stage.alignment * shares.texts * alignment
         parts = {**answer.parts, "alignment": alignment.item()}
         if self.stage.contrast > 0.0:
             contrast = self._contrast(batch, encoded.latents_RMD, self.stage.temperature)
-            total = total + self.stage.contrast * contrast
+            total = total + self.stage.contrast * shares.questions * contrast
             parts["contrast"] = contrast.item()
         return StageLoss(total, parts)
 
