@@ -23,8 +23,8 @@ from openclara.cli import (
     inspecting,
     mcp,
     render,
-    synthesizing,
     serving,
+    synthesizing,
     training,
 )
 from openclara.cli.options import Flag
