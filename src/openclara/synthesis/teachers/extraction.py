@@ -36,12 +36,15 @@ def extract_json(text: str) -> dict[str, Any] | list[Any] | None:
 
 def _first(text: str) -> dict[str, Any] | list[Any] | None:
     decoder = json.JSONDecoder(strict=False)
+    tried = False
     for match in list(_BRACKET.finditer(text))[:_STARTS]:
         try:
             found, _ = decoder.raw_decode(text, match.start())
         except (ValueError, RecursionError):
+            if match[0] == "[" or tried:
+                continue
             # Before what is whole further inside: of a list that was cut off, one item is.
-            found = _closed(text[match.start() :]) if match[0] == "{" else None
+            found, tried = _closed(text[match.start() :]), True
         # An empty array, or one of numbers, is as often a citation: "as in [1]".
         if isinstance(found, dict) or any(isinstance(one, str | dict) for one in found or ()):
             return found  # type: ignore[no-any-return]

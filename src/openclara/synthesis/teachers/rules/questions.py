@@ -165,20 +165,11 @@ def _by_whom(statement: Statement, core: str) -> Iterator[Candidate]:
     yield Candidate(question, agent, statement.sentence, statement.subject)
 
 
-_CALLED = (
-    "known",
-    "called",
-    "named",
-    "nicknamed",
-    "awarded",
-    "appointed",
-    "elected",
-    "referred",
-    "renamed",
-    "titled",
-    "entitled",
-    "dubbed",
-    "considered",
+_CALLED: Final = word_set(
+    """
+    known called named nicknamed awarded appointed elected referred renamed
+    titled entitled dubbed considered
+    """
 )
 
 
@@ -200,27 +191,19 @@ def _what_is_it_called(statement: Statement, core: str) -> Iterator[Candidate]:
     yield Candidate(inverted(statement, words, link), said, statement.sentence, statement.subject)
 
 
-_MEASURED = {
-    "long": "How long",
-    "tall": "How tall",
-    "high": "How high",
-    "wide": "How wide",
-    "deep": "How deep",
-    "old": "How old",
-    "thick": "How thick",
-}
+_MEASURED: Final = ("long", "tall", "high", "wide", "deep", "old", "thick")
 
 
 def _what_is(statement: Statement, core: str) -> Iterator[Candidate]:
     if statement.auxiliary not in BE:
         return
-    for word, words in _MEASURED.items():
+    for word in _MEASURED:
         match = re.match(
             rf"(?:about |approximately |around )?(?P<size>{COUNT} [\w ]+?) {word}\b", core
         )
         if match:
             yield Candidate(
-                f"{words} {statement.auxiliary} {statement.subject}?",
+                f"How {word} {statement.auxiliary} {statement.subject}?",
                 match["size"],
                 statement.sentence,
                 statement.subject,
@@ -232,7 +215,8 @@ def _what_is(statement: Statement, core: str) -> Iterator[Candidate]:
     if len(core.split()) < 3 or (not fits(core[:400]) and len(core.split()) > 30):
         return
     what = described(core)
-    if what is None:
+    # "a county owned, public airport": cut in the middle.
+    if what is None or (len(what.split()) == 2 and core == what != statement.rest):
         return
     person = (statement.titled and statement.person) or tells_of_person(what)
     if statement.person and not person:

@@ -82,7 +82,9 @@ def _gaps(known: _Known, task: Task, covered: set[str]) -> Iterator[str]:
     for gap in known.gaps:
         if left == 0:
             return
-        if gap.answer not in covered and (not wanted or gap.answer in wanted):
+        # "2015" is covered where "July 2015" is an answer.
+        asked = any(gap.answer in one for one in covered)
+        if not asked and (not wanted or gap.answer in wanted):
             covered.add(gap.answer)
             left -= 1
             yield gap.question
