@@ -4,10 +4,10 @@
     python benchmarks/costs.py --passages 21e6 --base 7b        one case
     python benchmarks/costs.py --gpu-tflops 989 --utilisation 0.4 --gpus 8
 
-Measured on this project's machine, from benchmarks/results: documents compressed in a second, first
-token from latents and from text, bytes of an index, search time. Everything about other machines and
-other bases is reckoned from these by the count of products: 2 x parameters x positions. The rate of a
-GPU is an assumption, peak times utilisation; no GPU was measured.
+Measured, from benchmarks/results: documents compressed in a second, first token from latents and
+from text. Everything about other machines and other bases is reckoned from these by the count of
+products: 2 x parameters x positions. The rate of a GPU is an assumption, peak times utilisation; no
+GPU was measured.
 """
 
 from __future__ import annotations
