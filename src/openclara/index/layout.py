@@ -125,7 +125,9 @@ class Manifest:
         }
         return json.dumps(content, indent=2) + "\n"
 
-    def check(self, spec: LatentSpec | None, quantization: Quantization | None, path: Path) -> None:
+    def check(
+        self, spec: LatentSpec | None, quantization: Quantization | None, path: Path | str
+    ) -> None:
         """Refuse another model or another storage.
 
         Args:

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import sqlite3
 import time
 from contextlib import closing
@@ -17,16 +16,13 @@ from openclara.index.adding import check_compressed
 from openclara.index.coarse.settings import Coarse
 from openclara.index.filters import condition
 from openclara.index.layout import Manifest
+from openclara.index.milvus_collections import Collections
 from openclara.index.milvus_rows import (
     BATCH,
-    STORED_FIELDS,
     Stored,
-    document_of,
-    latent_key,
     latents_of,
     name_of,
     pieces_of,
-    stacked,
 )
 from openclara.index.milvus_schema import connect, create
 from openclara.index.quantization import dequantize, quantize
@@ -45,14 +41,10 @@ if TYPE_CHECKING:
 
     from openclara.index.comparing import Queries
     from openclara.index.layout import Quantization
+    from openclara.index.milvus_collections import Place
     from openclara.types import Chunk, Compression, Mode
 
 GROUP = 64
-LARGEST_LIMIT = 16_384
-"""Rows that Milvus gives for one vector."""
-
-Place = tuple[Stored, int]
-"""A document and which of its chunks."""
 
 
 class MilvusIndex:
@@ -63,12 +55,11 @@ class MilvusIndex:
     nothing enforces it. Search is by latents only.
     """
 
-    def __init__(self, client: Any, name: str, address: str, manifest: Manifest) -> None:
+    def __init__(self, rows: Collections, address: str, manifest: Manifest) -> None:
         """Use `MilvusIndex.open`."""
-        self._client = client
-        self._name = name
-        self._manifest = manifest
+        self._rows = rows
         self._address = address
+        self._manifest = manifest
 
     @classmethod
     def open(
@@ -93,6 +84,7 @@ class MilvusIndex:
             OpenClaraError: Milvus cannot be reached, or its packages are not installed.
         """
         client = connect(str(address))
+        rows = Collections(client, name)
         try:
             if not client.has_collection(f"{name}_pieces"):
                 if spec is None:
@@ -100,16 +92,13 @@ class MilvusIndex:
                         f"there is no index {name!r} in Milvus at {address}: make one with "
                         "`openclara convert FOLDER milvus:ADDRESS`"
                     )
-                manifest = Manifest(spec, quantization or "bf16")
-                create(client, name, spec.width, manifest.to_json())
-            found = client.get(f"{name}_pieces", ids=["manifest"], output_fields=["part"])
-            content = json.loads(found[0]["part"])
-            manifest = Manifest(LatentSpec(**content["spec"]), content["quantization"])
-            manifest.check(spec, quantization, address)  # type: ignore[arg-type]  # for its message
+                create(client, name, spec.width, Manifest(spec, quantization or "bf16").to_json())
+            manifest = rows.manifest()
+            manifest.check(spec, quantization, str(address))
         except BaseException:
             client.close()
             raise
-        return cls(client, name, str(address), manifest)
+        return cls(rows, str(address), manifest)
 
     def __enter__(self) -> Self:
         return self
@@ -124,7 +113,7 @@ class MilvusIndex:
 
     def close(self) -> None:
         """Release the connection."""
-        self._client.close()
+        self._rows.close()
 
     @property
     def path(self) -> str:
@@ -147,20 +136,20 @@ class MilvusIndex:
 
     def __len__(self) -> int:
         """Documents held."""
-        return sum(1 for _ in self._all())
+        return sum(1 for _ in self._rows.all())
 
     @property
     def n_chunks(self) -> int:
         """Chunks held."""
-        return sum(stored.chunks for stored in self._all())
+        return sum(stored.chunks for stored in self._rows.all())
 
     def __contains__(self, document_id: object) -> bool:
         """Whether there is a document of that id."""
-        return isinstance(document_id, str) and bool(self._stored([name_of(document_id)]))
+        return isinstance(document_id, str) and bool(self._rows.stored([name_of(document_id)]))
 
     def holds(self, document: Document) -> bool:
         """Whether the latents of this very title and text are stored under this id."""
-        stored = self._stored([name_of(document.id)]).get(name_of(document.id))
+        stored = self._rows.stored([name_of(document.id)]).get(name_of(document.id))
         return stored is not None and stored.framed == framed_sha256(document)
 
     def get(self, document_id: str) -> Document:
@@ -169,7 +158,7 @@ class MilvusIndex:
         Raises:
             DataError: There is none.
         """
-        return self._read(self._known([document_id]))[name_of(document_id)][0]
+        return self._rows.read(self._known([document_id]))[name_of(document_id)][0]
 
     def documents(
         self, *, where: Sequence[str] = (), limit: int | None = None, offset: int = 0
@@ -195,9 +184,9 @@ class MilvusIndex:
         if n_memory is not None and not 1 <= n_memory <= kept:
             raise ConfigError(f"n_memory is {n_memory}, this index keeps {kept}: use 1 to that")
         known = self._known(ids)
-        read = self._read(known)
+        read = self._rows.read(known)
         places = [(stored, chunk) for stored in known for chunk in range(stored.chunks)]
-        latents = self._latents(places, n_memory or kept)
+        latents = self._rows.latents(places, n_memory or kept)
         found: dict[str, list[Hit]] = {stored.name: [] for stored in known}
         for stored, chunk in places:
             document, chunks = read[stored.name]
@@ -230,12 +219,8 @@ class MilvusIndex:
         names = {name_of(document_id) for document_id in ids}
         if where:
             names |= {name_of(document.id) for document in self._listed(where)}
-        known = self._stored(sorted(names))
-        if known:
-            self._client.delete(f"{self._name}_documents", ids=list(known))
-            for stored in known.values():
-                self._sweep(stored.name, "pieces", stored.version)
-                self._sweep(stored.name, "latents", stored.latents)
+        known = self._rows.stored(sorted(names))
+        self._rows.drop(list(known.values()))
         return len(known)
 
     def search(
@@ -275,17 +260,21 @@ class MilvusIndex:
     def _found(
         self, search: Search, asked: Queries, question: int, where: Sequence[str]
     ) -> list[Hit]:
-        places = self._allowed(self._nominated(asked, question, search.coarse.candidates), where)
+        vectors_VMD, _ = asked.vectors(question)
+        nominated = self._rows.nominate(
+            vectors_VMD.flatten(0, 1), asked.n_memory, search.coarse.candidates
+        )
+        places = self._allowed(nominated, where)
         if len(places) < search.k:
-            every = [(one, chunk) for one in self._all() for chunk in range(one.chunks)]
+            every = [(one, chunk) for one in self._rows.all() for chunk in range(one.chunks)]
             places = self._allowed(every, where)
-        latents = self._latents(places, search.n_memory)
+        latents = self._rows.latents(places, search.n_memory)
         scored = [
             (float(asked.exactly(question, latents[place][None])[0]), place) for place in places
         ]
         scored.sort(key=lambda one: (-one[0], one[1][0].latents, one[1][1]))
         best = scored[: search.k]
-        read = self._read([stored for _, (stored, _) in best])
+        read = self._rows.read([stored for _, (stored, _) in best])
         return [
             _hit(
                 read[stored.name][0], read[stored.name][1][chunk], score, score,
@@ -294,47 +283,26 @@ class MilvusIndex:
             for score, (stored, chunk) in best
         ]  # fmt: skip
 
-    def _nominated(self, asked: Queries, question: int, candidates: int) -> list[Place]:
-        vectors, _ = asked.vectors(question)
-        found = self._client.search(
-            f"{self._name}_latents",
-            data=vectors.flatten(0, 1).tolist(),
-            limit=min(candidates, LARGEST_LIMIT),
-            filter=f"token < {asked.n_memory}",
-            output_fields=["name", "version", "chunk"],
-        )
-        spots = {
-            (hit["entity"]["name"], hit["entity"]["version"], hit["entity"]["chunk"])
-            for of_one in found
-            for hit in of_one
-        }
-        known = self._stored(sorted({name for name, _, _ in spots}))
-        return [
-            (known[name], chunk)
-            for name, version, chunk in sorted(spots)
-            if name in known and known[name].latents == version
-        ]
-
     def _allowed(self, places: Sequence[Place], where: Sequence[str]) -> list[Place]:
         if not where:
             return list(places)
         unique = {stored.name: stored for stored, _ in places}
-        read = self._read(list(unique.values()))
+        read = self._rows.read(list(unique.values()))
         kept = _passing({name: document for name, (document, _) in read.items()}, where)
         return [place for place in places if place[0].name in kept]
 
     def _listed(self, where: Sequence[str]) -> Iterator[Document]:
-        stored = sorted(self._all(), key=lambda one: one.ordinal)
+        stored = sorted(self._rows.all(), key=lambda one: one.ordinal)
         for start in range(0, len(stored), BATCH):
             page = stored[start : start + BATCH]
-            read = self._read(page)
+            read = self._rows.read(page)
             kept = _passing({one.name: read[one.name][0] for one in page}, where)
             yield from (read[one.name][0] for one in page if one.name in kept)
 
     def _commit(self, report: AddReport, items: Sequence[CompressedDocument]) -> AddReport:
         if not items:
             return report
-        known = self._stored([name_of(item.document.id) for item in items])
+        known = self._rows.stored([name_of(item.document.id) for item in items])
         version = time.time_ns()
         added = updated = unchanged = n_chunks = 0
         pieces: list[Any] = []
@@ -359,16 +327,12 @@ class MilvusIndex:
             rows.append(
                 Stored(name, ordinal, mine, kept, len(parts), len(item.chunks), framed, content)
             )
-        for collection, new in (("latents", latents), ("pieces", pieces)):
-            for start in range(0, len(new), BATCH):
-                self._client.insert(f"{self._name}_{collection}", new[start : start + BATCH])
-        if rows:
-            self._client.upsert(f"{self._name}_documents", [row.row() for row in rows])
+        self._rows.put(latents, pieces, rows)
         for row in rows:
             if (before := known.get(row.name)) is not None:
-                self._sweep(row.name, "pieces", before.version)
+                self._rows.sweep(row.name, "pieces", before.version)
                 if before.latents != row.latents:
-                    self._sweep(row.name, "latents", before.latents)
+                    self._rows.sweep(row.name, "latents", before.latents)
         return AddReport(
             report.added + added, report.updated + updated, report.unchanged + unchanged,
             report.chunks + n_chunks,
@@ -385,60 +349,14 @@ class MilvusIndex:
     def _given(self, latents_MD: Tensor) -> Tensor:
         return latents_MD.bfloat16() if self.quantization == "bf16" else latents_MD
 
-    def _sweep(self, name: str, collection: str, version: int) -> None:
-        self._client.delete(
-            f"{self._name}_{collection}", filter=f'name == "{name}" and version == {version}'
-        )
-
     def _known(self, ids: Sequence[str]) -> list[Stored]:
-        known = self._stored([name_of(document_id) for document_id in ids])
+        known = self._rows.stored([name_of(document_id) for document_id in ids])
         for document_id in ids:
             if name_of(document_id) not in known:
                 raise DataError(
                     f"the index {self.path} has no document {document_id!r}: list the ids it has"
                 )
         return list(known.values())
-
-    def _stored(self, names: Sequence[str]) -> dict[str, Stored]:
-        found = self._get("documents", names, STORED_FIELDS)
-        return {row["name"]: Stored(**{key: row[key] for key in STORED_FIELDS}) for row in found}
-
-    def _all(self) -> Iterator[Stored]:
-        rows = self._client.query_iterator(
-            f"{self._name}_documents", batch_size=BATCH, filter="ordinal >= 0",
-            output_fields=STORED_FIELDS,
-        )  # fmt: skip
-        with closing(rows):
-            while page := rows.next():
-                yield from (Stored(**{key: row[key] for key in STORED_FIELDS}) for row in page)
-
-    def _read(self, known: Sequence[Stored]) -> dict[str, tuple[Document, list[Chunk]]]:
-        keys = {
-            one.name: [f"{one.name}:{one.version}:{number}" for number in range(one.pieces)]
-            for one in known
-        }
-        found = self._get("pieces", [key for own in keys.values() for key in own], ["key", "part"])
-        parts = {row["key"]: row["part"] for row in found}
-        return {name: document_of([parts[key] for key in own]) for name, own in keys.items()}
-
-    def _latents(self, places: Sequence[Place], n_memory: int) -> dict[Place, Tensor]:
-        """(M, D) of each chunk."""
-        keys = {
-            (stored, chunk): [
-                latent_key(stored.name, stored.latents, chunk, token) for token in range(n_memory)
-            ]
-            for stored, chunk in places
-        }
-        wanted = [key for own in keys.values() for key in own]
-        rows = {row["key"]: row for row in self._get("latents", wanted, ["key", "vector"])}
-        return {place: stacked([rows[key] for key in own]) for place, own in keys.items()}
-
-    def _get(self, collection: str, keys: Sequence[str], fields: Sequence[str]) -> list[Any]:
-        rows: list[Any] = []
-        for start in range(0, len(keys), BATCH):
-            batch = list(keys[start : start + BATCH])
-            rows += self._client.get(f"{self._name}_{collection}", ids=batch, output_fields=fields)
-        return rows
 
 
 def _hit(
