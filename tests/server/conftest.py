@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from serving import DOCUMENTS, serving
@@ -12,6 +12,9 @@ from openclara.index import LatentIndex
 from openclara.pipeline import Clara
 from openclara.server.keys import KeyFile
 from openclara.server.settings import Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ def test_every_answer_is_described(service, mode):
 
         # The same requests each time.
         @settings(
-            max_examples=4,
+            max_examples=3,
             derandomize=True,
             database=None,
             deadline=None,
@@ -45,7 +45,7 @@ def test_every_answer_is_described(service, mode):
         @given(case=operation.as_strategy(generation_mode=mode))
         def check(case):
             case.call_and_validate(base_url=service.url, checks=CHECKS, session=None)
-            tried.add(case.operation.label)  # noqa: B023 - called before the next turn
+            tried.add(case.operation.label)
 
         with contextlib.suppress(Unsatisfiable):  # there is no wrong way to ask for /healthz
             check()
