@@ -119,7 +119,7 @@ def serving(
         try:
             yield running
         finally:
-            if not running.loop.is_closed():
+            if isinstance(running.engine, PlainEngine) and not running.loop.is_closed():
                 running.call(running.engine.go_on)
             running.stop()
     assert "error" not in found, found["error"]

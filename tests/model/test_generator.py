@@ -10,7 +10,7 @@ from tiny import plain_lm, random_roles, tiny_clara_model
 
 from openclara.data.tokenizer import SEP, SLOT
 from openclara.model import generator
-from openclara.model.generator import Decoding, Prompt, _choose, generate
+from openclara.model.generator import Decoding, Prompt, choose, generate
 
 NEVER: frozenset[int] = frozenset()
 
@@ -127,11 +127,11 @@ def test_a_small_top_p_leaves_the_likeliest_token(model, top_p):
 def test_top_p_samples_from_the_smallest_set_with_that_mass():
     logits = torch.log(torch.tensor([[0.1, 0.4, 0.2, 0.3]])).repeat(4000, 1)
     chooser = torch.Generator().manual_seed(0)
-    chosen = _choose(logits, Decoding(temperature=1.0, top_p=0.6), chooser)
+    chosen = choose(logits, Decoding(temperature=1.0, top_p=0.6), chooser)
     counts = torch.bincount(chosen, minlength=4) / 4000
     expected = torch.tensor([0.0, 4 / 7, 0.0, 3 / 7])
     torch.testing.assert_close(counts, expected, rtol=0, atol=0.03)
-    cold = _choose(logits, Decoding(temperature=0.5), chooser)
+    cold = choose(logits, Decoding(temperature=0.5), chooser)
     square = torch.tensor([0.1, 0.4, 0.2, 0.3]).square()
     counts = torch.bincount(cold, minlength=4) / 4000
     torch.testing.assert_close(counts, square / square.sum(), rtol=0, atol=0.03)

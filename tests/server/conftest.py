@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
+import engine_cases
 import pytest
 from serving import DOCUMENTS, serving
 
 from openclara.index import LatentIndex
 from openclara.pipeline import Clara
+from openclara.server.engine import ClaraEngine
 from openclara.server.keys import KeyFile
 from openclara.server.settings import Settings
 
@@ -20,6 +22,14 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def clara(tiny_model):
     return Clara.load(str(tiny_model), device="cpu", precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def index(clara, tmp_path_factory):
+    """An index for the engine alone."""
+    with LatentIndex.open(tmp_path_factory.mktemp("index") / "i", clara.latent_spec) as index:
+        index.add(clara.compress(engine_cases.DOCUMENTS))
+        yield index
 
 
 @pytest.fixture(scope="session")
@@ -41,10 +51,10 @@ def root(_filled, tmp_path) -> Path:
 
 @pytest.fixture(scope="session")
 def shared(clara, _filled, tmp_path_factory):
-    """A service that tests only ask; its index is `docs`."""
+    """A service with the real engine that tests only ask; its index is `docs`."""
     folder = tmp_path_factory.mktemp("shared")
     shutil.copytree(_filled, folder / "docs.idx")
-    with serving(clara, root=folder) as running:
+    with serving(clara, root=folder, make_engine=ClaraEngine) as running:
         yield running
 
 

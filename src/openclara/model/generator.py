@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from openclara.model.clara import ClaraModel
 
 
+COLDEST = 1e-5
+"""Temperatures below are greedy: logits divided by less than this need not be finite."""
+
 LONG = 512
 """Positions from which reading the start again is cheaper than what follows a kept one: behind a
 filled cache attention needs a mask, and does without the shortcuts it has without."""
@@ -56,6 +59,11 @@ class Decoding:
     top_p: float = 1.0
     seed: int | None = None
 
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is taken."""
+        return self.temperature < COLDEST
+
 
 @torch.inference_mode()
 def generate(
@@ -85,11 +93,7 @@ def generate(
 
     embedded_BTD, mask_BT = embed_prompts(model, prompts)
     device = embedded_BTD.device
-    chooser = torch.Generator(device=device)
-    if decoding.seed is not None:
-        chooser.manual_seed(decoding.seed)
-    else:
-        chooser.seed()
+    chooser = make_chooser(decoding, device)
     cache = roomy_cache(model.lm.config)
     positions_BT = (mask_BT.long().cumsum(1) - 1).clamp(min=0)
     padded = not bool(mask_BT.all())
@@ -112,7 +116,7 @@ def generate(
             ).last_hidden_state
             # On the device of the ids again, where the base is spread over several.
             logits_BV = lm.lm_head(states_BTD[:, -1]).float().to(device)
-        chosen_B = _choose(logits_BV, decoding, chooser)
+        chosen_B = choose(logits_BV, decoding, chooser)
         step: list[int | None] = []
         for row, token in enumerate(chosen_B.tolist()):
             ended[row] = ended[row] or token in stop_ids
@@ -130,17 +134,29 @@ def _shared_start(
 ) -> list[tuple[Tensor, Tensor]]:
     """Keys and values, (1, K, S, W) of each layer, of what all prompts start with, if anything.
 
-    Prompts of different lengths are padded in front of it, and what trains has no lasting ones.
+    Prompts of different lengths are padded in front of it.
     """
-    from openclara.model.cache import roomy_cache
-
     ids = prompts[0].ids[: prompts[0].n_shared]
     alike = all(
         len(prompt.ids) == len(prompts[0].ids) and prompt.ids[: len(ids)] == ids
         for prompt in prompts
     )
+    if not ids or not alike or len(prompts[0].ids) > LONG:
+        return []
+    return kept_start(model, ids, role)
+
+
+def kept_start(
+    model: ClaraModel, ids: tuple[int, ...], role: Role | None
+) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values, (1, K, S, W) of each layer, of the start of a prompt, read once.
+
+    Nothing is kept of what trains: it has no lasting ones.
+    """
+    from openclara.model.cache import roomy_cache
+
     starts = getattr(model.roles, "starts", None)
-    if not ids or not alike or starts is None or len(prompts[0].ids) > LONG:
+    if starts is None:
         return []
     if (role, ids) not in starts:
         cache = roomy_cache(model.lm.config)
@@ -161,18 +177,33 @@ def embed_prompts(model: ClaraModel, prompts: Sequence[Prompt]) -> tuple[Tensor,
     for row, prompt in enumerate(prompts):
         ids_BT[row, longest - len(prompt.ids) :] = torch.tensor(prompt.ids)
         mask_BT[row, longest - len(prompt.ids) :] = True
+    embedded_BTD = embed_ids(model, ids_BT, prompts)
+    return embedded_BTD, mask_BT.to(embedded_BTD.device)
+
+
+def embed_ids(model: ClaraModel, ids_BT: Tensor, prompts: Sequence[Prompt]) -> Tensor:
+    """(B, T, D) embeddings of (B, T) ids that hold every slot of the prompts, in their order."""
     parts = [prompt.latents_SD for prompt in prompts if prompt.latents_SD is not None]
     device = model.memory.weight.device
     latents_SD = None
     if parts:
         latents_SD = torch.cat([part.to(device) for part in parts]).float() * model.latent_gain
-    embedded_BTD = model.memory.embed(ids_BT.to(device), model.vocabulary, latents_SD)
-    return embedded_BTD, mask_BT.to(device)
+    return model.memory.embed(ids_BT.to(device), model.vocabulary, latents_SD)
 
 
-def _choose(logits_BV: Tensor, decoding: Decoding, chooser: torch.Generator) -> Tensor:
+def make_chooser(decoding: Decoding, device: torch.device) -> torch.Generator:
+    """The source of chance of a decoding."""
+    chooser = torch.Generator(device=device)
+    if decoding.seed is not None:
+        chooser.manual_seed(decoding.seed)
+    else:
+        chooser.seed()
+    return chooser
+
+
+def choose(logits_BV: Tensor, decoding: Decoding, chooser: torch.Generator) -> Tensor:
     """(B,) token ids."""
-    if decoding.temperature <= 0:
+    if decoding.greedy:
         return logits_BV.argmax(-1)
     probabilities_BV = torch.softmax(logits_BV / decoding.temperature, dim=-1)
     if decoding.top_p < 1:

@@ -10,7 +10,7 @@ from openclara.model.generator import Decoding, Prompt, generate
 from openclara.types import Answer, Hit, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from openclara.model.adapters import Role
     from openclara.pipeline.clara import Clara
@@ -94,19 +94,47 @@ class Answering:
         ]
 
     def _usage(self, row: int) -> Usage:
-        hits, prompt = self.hits[row], self.prompts[row]
-        n_memory = next((h.latents.shape[0] for h in hits if h.latents is not None), 0)
-        used = n_memory > 0 and prompt.latents_SD is not None
-        text_ids = self.clara._text_prompt(self.questions[row], hits) if hits else prompt.ids
-        n_read = sum(hit.n_tokens for hit in hits)
-        return replace(
-            self.usage,
-            prompt_tokens=len(prompt.ids),
-            completion_tokens=len(self.written[row]),
-            text_prompt_tokens=len(text_ids),
-            nominal_rate=self.clara.card.doc_max_length / n_memory if used else 0.0,
-            effective_rate=n_read / (n_memory * len(hits)) if used else 0.0,
+        return counted(
+            self.clara,
+            self.questions[row],
+            self.hits[row],
+            self.prompts[row],
+            n_written=len(self.written[row]),
+            times=self.usage,
         )
+
+
+def counted(
+    clara: Clara,
+    question: str,
+    hits: Sequence[Hit],
+    prompt: Prompt,
+    *,
+    n_written: int,
+    times: Usage,
+) -> Usage:
+    """What an answer cost in tokens, beside the times it took.
+
+    Args:
+        clara: Who answered.
+        question: What the generator was asked.
+        hits: What it answered from.
+        prompt: What it read.
+        n_written: Tokens of the answer.
+        times: Milliseconds; its counts are not looked at.
+    """
+    n_memory = next((h.latents.shape[0] for h in hits if h.latents is not None), 0)
+    used = n_memory > 0 and prompt.latents_SD is not None
+    text_prompt_tokens = clara.text_prompt_tokens(question, hits) if hits else len(prompt.ids)
+    n_read = sum(hit.n_tokens for hit in hits)
+    return replace(
+        times,
+        prompt_tokens=len(prompt.ids),
+        completion_tokens=n_written,
+        text_prompt_tokens=text_prompt_tokens,
+        nominal_rate=clara.card.doc_max_length / n_memory if used else 0.0,
+        effective_rate=n_read / (n_memory * len(hits)) if used else 0.0,
+    )
 
 
 def ms_since(started: float) -> float:

@@ -293,7 +293,7 @@ class Clara:
         with_latents: bool = False,
     ) -> tuple[list[list[Hit]], float]:
         """Hits, and the milliseconds it took to embed the questions."""
-        self._check(questions, index)
+        self.check(questions, index)
         if not questions:
             return [], 0.0
         started = time.perf_counter()
@@ -338,7 +338,13 @@ class Clara:
             cut.append(text[spans[beyond][0] :] if beyond > 0 else text)
         return cut
 
-    def _check(self, questions: Sequence[str], index: LatentIndex | None) -> None:
+    def check(self, questions: Sequence[str], index: LatentIndex | None) -> None:
+        """Refuse what cannot be asked.
+
+        Raises:
+            DataError: A question is empty.
+            IndexMismatch: The index was made by another model.
+        """
         for question in questions:
             if not question.strip():
                 raise DataError("the question is empty; ask something")
@@ -438,7 +444,7 @@ class Clara:
         """
         if not questions:
             return []
-        self._check(questions, None)
+        self.check(questions, None)
         if context == "latents" and any(hit.latents is None for own in hits for hit in own):
             raise DataError("hits without latents cannot be answered from; use context text")
         answering = self._answering(
@@ -484,7 +490,7 @@ class Clara:
         clock = time.perf_counter()
         if context not in get_args(Context):
             raise ConfigError(f"context is {context!r}; use one of {', '.join(get_args(Context))}")
-        self._check(questions, index)
+        self.check(questions, index)
         embed_ms = search_ms = 0.0
         hits: list[list[Hit]] = [[] for _ in questions]
         if context != "none":

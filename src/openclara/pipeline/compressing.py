@@ -12,6 +12,8 @@ from openclara.types import Chunk, CompressedDocument, Document
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from torch import Tensor
+
     from openclara.pipeline.clara import Clara
 
 WINDOW_CHUNKS = 256
@@ -29,10 +31,13 @@ class Compressing:
         clara: Clara,
         documents: Iterable[Document],
         on_progress: Callable[[int, int], None],
+        *,
+        window_chunks: int = WINDOW_CHUNKS,
     ) -> None:
         self._clara = clara
         self._documents = documents
         self._on_progress = on_progress
+        self._window_chunks = window_chunks
 
     def __iter__(self) -> Iterator[CompressedDocument]:
         """Compress every document."""
@@ -58,7 +63,7 @@ class Compressing:
                 chunks = self._clara.chunk(document)
                 window.append((document, chunks))
                 n_chunks += len(chunks)
-                if n_chunks >= WINDOW_CHUNKS:
+                if n_chunks >= self._window_chunks:
                     yield window
                     window, n_chunks = [], 0
         except Exception:
@@ -72,11 +77,15 @@ class Compressing:
     ) -> Iterator[CompressedDocument]:
         clara = self._clara
         texts = [text for document, chunks in window for text in clara._framed(document, chunks)]
-        latents_CMD = clara.latents(texts, role="compressor", on_batch=self._counting(window))
+        latents_CMD = self._latents(texts, self._counting(window))
         sizes = [len(chunks) for _, chunks in window]
         split = torch.split(latents_CMD, sizes)
         for (document, chunks), own_CMD in zip(window, split, strict=True):
             yield CompressedDocument(document, tuple(chunks), own_CMD.clone())
+
+    def _latents(self, texts: list[str], on_batch: Callable[[Sequence[int]], None]) -> Tensor:
+        """(C, M, D) latents of chunks."""
+        return self._clara.latents(texts, role="compressor", on_batch=on_batch)
 
     def _counting(
         self, window: Sequence[tuple[Document, list[Chunk]]]
@@ -93,11 +102,13 @@ class Compressing:
         return count
 
 
-def by_length(lengths: Sequence[int], n_memory: int) -> Iterator[list[int]]:
-    """Positions in batches of like length; each batch within `BATCH_POSITIONS` when padded."""
+def by_length(
+    lengths: Sequence[int], n_memory: int, *, most: int = BATCH_POSITIONS
+) -> Iterator[list[int]]:
+    """Positions in batches of like length; each batch within `most` positions when padded."""
     batch: list[int] = []
     for at in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        if batch and (lengths[at] + n_memory + 3) * (len(batch) + 1) > BATCH_POSITIONS:
+        if batch and (lengths[at] + n_memory + 3) * (len(batch) + 1) > most:
             yield batch
             batch = []
         batch.append(at)

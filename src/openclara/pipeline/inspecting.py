@@ -159,7 +159,7 @@ def inspect_stored(
         DataError: There is no document of an id.
         ConfigError: `n_memory` is out of range.
     """
-    clara._check([], index)
+    clara.check([], index)
     hits = [hit for own in index.hits(ids, n_memory=n_memory) for hit in own]
     return inspect_hits(clara, hits, top=top)
 
@@ -201,7 +201,7 @@ def inspect_question(
         DataError: The question is empty.
         ConfigError: `n_memory` is out of range.
     """
-    clara._check([question], None)
+    clara.check([question], None)
     n_memory = checked_n_memory(n_memory or clara.latent_spec.n_memory, clara.card)
     (text,) = clara.cut([question])
     document = Document(id="question", text=question)
