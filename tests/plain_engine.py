@@ -1,4 +1,4 @@
-"""An engine that answers one question at a time: honest, slow, enough for the routes."""
+"""An engine that answers one question at a time and can be held between two tokens."""
 
 from __future__ import annotations
 

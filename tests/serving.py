@@ -6,8 +6,7 @@ import asyncio
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 from plain_engine import PlainEngine
@@ -18,6 +17,9 @@ from openclara.server.running import Server, listen
 from openclara.server.settings import Settings
 from openclara.types import Document
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 DOCUMENTS = [
     Document("opera", "The opera house in Sydney was designed by the architect Utzon.", "Opera",
              "opera.txt", {"year": 1973}),
@@ -26,6 +28,9 @@ DOCUMENTS = [
     Document("train", "The first train left the station of York in the year 1825.", "Train",
              "train.txt", {"year": 1825, "lang": "en"}),
 ]  # fmt: skip
+
+
+DEFAULT = Settings()
 
 
 @dataclass
@@ -68,8 +73,15 @@ class Running:
 
 
 @contextmanager
-def serving(clara, given=(), root: Path | None = None, *, key: str | None = None,
-            settings: Settings = Settings(), make_engine=PlainEngine):  # fmt: skip
+def serving(
+    clara,
+    given=(),
+    root: Path | None = None,
+    *,
+    key: str | None = None,
+    settings: Settings = DEFAULT,
+    make_engine=PlainEngine,
+):
     """Serve indexes until the block ends."""
     library = Library(clara.latent_spec, given, root)
     sock = listen("127.0.0.1", 0)
@@ -107,7 +119,7 @@ def serving(clara, given=(), root: Path | None = None, *, key: str | None = None
         try:
             yield running
         finally:
-            if not running.loop.is_closed():
+            if isinstance(running.engine, PlainEngine) and not running.loop.is_closed():
                 running.call(running.engine.go_on)
             running.stop()
     assert "error" not in found, found["error"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import engine_cases
 import pytest
@@ -11,8 +11,12 @@ from serving import DOCUMENTS, serving
 
 from openclara.index import LatentIndex
 from openclara.pipeline import Clara
+from openclara.server.engine import ClaraEngine
 from openclara.server.keys import KeyFile
 from openclara.server.settings import Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture(scope="session")
@@ -22,9 +26,8 @@ def clara(tiny_model):
 
 @pytest.fixture(scope="module")
 def index(clara, tmp_path_factory):
-    """What the engine is asked about by itself."""
-    path = tmp_path_factory.mktemp("index") / "i"
-    with LatentIndex.open(path, clara.latent_spec) as index:
+    """An index for the engine alone."""
+    with LatentIndex.open(tmp_path_factory.mktemp("index") / "i", clara.latent_spec) as index:
         index.add(clara.compress(engine_cases.DOCUMENTS))
         yield index
 
@@ -48,10 +51,10 @@ def root(_filled, tmp_path) -> Path:
 
 @pytest.fixture(scope="session")
 def shared(clara, _filled, tmp_path_factory):
-    """A service that tests only ask; its index is `docs`."""
+    """A service with the real engine that tests only ask; its index is `docs`."""
     folder = tmp_path_factory.mktemp("shared")
     shutil.copytree(_filled, folder / "docs.idx")
-    with serving(clara, root=folder) as running:
+    with serving(clara, root=folder, make_engine=ClaraEngine) as running:
         yield running
 
 

@@ -45,8 +45,18 @@ def test_an_id_with_slashes_is_one_id(shared):
         assert reply["text"].startswith("The river Angara")
 
 
-@pytest.mark.parametrize("path", ["nothing", "..%2f..%2fetc%2fpasswd", "%00", "%ff", "a" * 3000,
-                                  "%2Fetc%2Fpasswd", "..%2fdocs.idx%2findex.json"])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    [
+        "nothing",
+        "..%2f..%2fetc%2fpasswd",
+        "%00",
+        "%ff",
+        "a" * 3000,
+        "%2Fetc%2Fpasswd",
+        "..%2fdocs.idx%2findex.json",
+    ],
+)
 def test_an_id_is_never_a_path(shared, path):
     reply = shared.client.get(f"/v1/documents/{path}")
     assert reply.status_code in (400, 404)
@@ -93,9 +103,15 @@ def test_documents_are_removed_by_filter_and_never_all_by_accident(service):
 
 @pytest.mark.parametrize(
     "body",
-    [{"text": "  "}, {"text": 5}, {}, {"text": "x", "metadata": {"a": [1]}}, {"text": "x", "id": "y"},
-     {"text": "x", "metadata": {"a": 1e999}}],
-)  # fmt: skip
+    [
+        {"text": "  "},
+        {"text": 5},
+        {},
+        {"text": "x", "metadata": {"a": [1]}},
+        {"text": "x", "id": "y"},
+        {"text": "x", "metadata": {"a": 1e999}},
+    ],
+)
 def test_a_document_that_cannot_be_kept_is_refused_at_once(service, body):
     import json
 
@@ -271,14 +287,20 @@ def test_what_unpacks_to_too_much_is_not_unpacked(tmp_path):
         (b"x", "text/plain", 415),
         (b"x", "multipart/form-data", 400),
         (b"x", "multipart/form-data; boundary=b", 400),
-        (b"--b\r\nContent-Disposition: form-data; name=files\r\n\r\nx\r\n--b--\r\n",
-         "multipart/form-data; boundary=b", 400),
-        (b"--b\r\nContent-Disposition: form-data; name=other; filename=x\r\n\r\nx\r\n--b--\r\n",
-         "multipart/form-data; boundary=b", 400),
+        (
+            b"--b\r\nContent-Disposition: form-data; name=files\r\n\r\nx\r\n--b--\r\n",
+            "multipart/form-data; boundary=b",
+            400,
+        ),
+        (
+            b"--b\r\nContent-Disposition: form-data; name=other; filename=x\r\n\r\nx\r\n--b--\r\n",
+            "multipart/form-data; boundary=b",
+            400,
+        ),
         (b'{"documents": []}', "application/json", 400),
         (b'{"documents": [{"text": "x"}', "application/json", 400),
     ],
-)  # fmt: skip
+)
 def test_an_upload_that_is_none_is_refused(service, content, kind, status):
     reply = service.client.post("/v1/documents", content=content, headers={"content-type": kind})
     assert reply.status_code == status, reply.text
@@ -370,8 +392,22 @@ def test_an_index_is_made_filled_asked_and_removed(service, wait_for, root):
     assert not list(root.glob(".openclara-trash/*"))
 
 
-@pytest.mark.parametrize("name", ["../x", "x/y", "", ".hidden", "UPPER", "a" * 65, "x.idx", "a\nb",
-                                  "a b", "%2e%2e", "docs/../../x"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../x",
+        "x/y",
+        "",
+        ".hidden",
+        "UPPER",
+        "a" * 65,
+        "x.idx",
+        "a\nb",
+        "a b",
+        "%2e%2e",
+        "docs/../../x",
+    ],
+)
 def test_an_odd_name_makes_no_index(service, root, name):
     before = sorted(root.parent.rglob("*"))
     assert service.client.post("/v1/indexes", json={"name": name}).status_code == 400

@@ -50,9 +50,11 @@ def test_leaving_a_stream_frees_its_place(service, path, body):
 def test_leaving_while_waiting_for_a_whole_answer_frees_its_place(service, path):
     service.call(service.engine.hold)
     body = CHAT if "chat" in path else ASK
-    with httpx.Client(base_url=service.url, timeout=0.5) as client:
-        with pytest.raises(httpx.ReadTimeout):
-            client.post(path, json=body)
+    with (
+        httpx.Client(base_url=service.url, timeout=0.5) as client,
+        pytest.raises(httpx.ReadTimeout),
+    ):
+        client.post(path, json=body)
     until(lambda: service.engine.load.running == 0 and service.engine.load.cancelled == 1)
 
 
@@ -61,9 +63,11 @@ def test_leaving_the_queue_frees_its_place(service):
     first = threading.Thread(target=service.client.post, args=("/v1/ask",), kwargs={"json": ASK})
     first.start()
     until(lambda: service.engine.load.running == 1)
-    with httpx.Client(base_url=service.url, timeout=0.5) as client:
-        with pytest.raises(httpx.ReadTimeout):
-            client.post("/v1/ask", json={**ASK, "stream": True})
+    with (
+        httpx.Client(base_url=service.url, timeout=0.5) as client,
+        pytest.raises(httpx.ReadTimeout),
+    ):
+        client.post("/v1/ask", json={**ASK, "stream": True})
     until(lambda: service.engine.load.waiting == 0)
     assert service.engine.load.running == 1
     service.call(service.engine.go_on)
@@ -116,9 +120,11 @@ def test_an_engine_that_fails_midway_ends_the_stream_with_the_reason(service):
         'event: error\ndata: {"error":{"message":"it took too long; ask again","type":"timeout",'
         '"param":null,"code":null}}'
     )
-    with openai.OpenAI(base_url=f"{service.url}/v1", api_key="x", max_retries=0) as client:
-        with pytest.raises(openai.APIError, match="it took too long"):
-            list(client.chat.completions.create(**CHAT, stream=True))
+    with (
+        openai.OpenAI(base_url=f"{service.url}/v1", api_key="x", max_retries=0) as client,
+        pytest.raises(openai.APIError, match="it took too long"),
+    ):
+        list(client.chat.completions.create(**CHAT, stream=True))
 
 
 def test_stopping_finishes_what_runs_and_takes_nothing_new(clara, root):

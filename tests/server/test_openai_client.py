@@ -182,9 +182,16 @@ def test_a_completion_answers_every_prompt_in_order(client):
 
 @pytest.mark.parametrize(
     "options",
-    [{"prompt": [1, 2]}, {"prompt": []}, {"echo": True}, {"best_of": 2}, {"suffix": "x"},
-     {"logprobs": 1}, {"prompt": ["x"] * 17}],
-)  # fmt: skip
+    [
+        {"prompt": [1, 2]},
+        {"prompt": []},
+        {"echo": True},
+        {"best_of": 2},
+        {"suffix": "x"},
+        {"logprobs": 1},
+        {"prompt": ["x"] * 17},
+    ],
+)
 def test_a_completion_that_cannot_be_had_is_refused(client, options):
     with pytest.raises(openai.BadRequestError):
         client.completions.create(**{"model": "docs", "prompt": "x", **options})
@@ -222,8 +229,14 @@ def test_embeddings_know_documents_and_questions_and_base64(client, shared):
 
 @pytest.mark.parametrize(
     "options",
-    [{"input": [[1, 2], [3]]}, {"input": ""}, {"input": []}, {"dimensions": 7}, {"input": ["x"] * 1025}],
-)  # fmt: skip
+    [
+        {"input": [[1, 2], [3]]},
+        {"input": ""},
+        {"input": []},
+        {"dimensions": 7},
+        {"input": ["x"] * 1025},
+    ],
+)
 def test_embeddings_that_cannot_be_made_are_refused(client, options):
     with pytest.raises(openai.BadRequestError):
         client.embeddings.create(**{"model": "docs", "input": "x", **options})

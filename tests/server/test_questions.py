@@ -96,8 +96,19 @@ def test_a_wrong_field_is_named(shared, body, param):
     assert error["type"] == "invalid_request_error"
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"[1]", b"null", b"\xff\xfe", b'{"question": NaN}',
-                                  b"[" * 100_000, b'{"question": "x", "k": ' + b"9" * 5000 + b"}"])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{",
+        b"[1]",
+        b"null",
+        b"\xff\xfe",
+        b'{"question": NaN}',
+        b"[" * 100_000,
+        b'{"question": "x", "k": ' + b"9" * 5000 + b"}",
+    ],
+)
 def test_a_broken_body_is_refused(shared, text):
     reply = shared.client.post(
         "/v1/ask", content=text, headers={"content-type": "application/json"}
@@ -154,8 +165,13 @@ def test_inspecting_shows_what_the_command_line_shows(shared, clara):
 
 @pytest.mark.parametrize(
     ("body", "status"),
-    [({}, 400), ({"id": "nothing"}, 404), ({"id": "opera", "start": 5}, 404), ({"question": " "}, 400)],
-)  # fmt: skip
+    [
+        ({}, 400),
+        ({"id": "nothing"}, 404),
+        ({"id": "opera", "start": 5}, 404),
+        ({"question": " "}, 400),
+    ],
+)
 def test_inspecting_what_is_not_there_is_refused(shared, body, status):
     assert shared.client.post("/v1/inspect", json=body).status_code == status
 
@@ -179,8 +195,17 @@ def test_the_page_and_the_docs_load_nothing_from_elsewhere(shared):
     assert "POST /v1/ask" in shared.client.get("/docs").text
 
 
-@pytest.mark.parametrize("path", ["/static/../app.py", "/static/..%2fapp.py", "/static/%2e%2e/app.py",
-                                  "/static//etc/passwd", "/static/%00", "/static/" + "a" * 5000])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/static/../app.py",
+        "/static/..%2fapp.py",
+        "/static/%2e%2e/app.py",
+        "/static//etc/passwd",
+        "/static/%00",
+        "/static/" + "a" * 5000,
+    ],
+)
 def test_the_page_gives_nothing_else_away(shared, path):
     # httpx would tidy the path up before it sends it.
     with httpx.Client(base_url=shared.url) as client:

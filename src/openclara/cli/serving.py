@@ -4,7 +4,7 @@
 
 import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter, validators
 
@@ -16,8 +16,6 @@ from openclara.errors import ConfigError
 if TYPE_CHECKING:
     import socket
 
-    from openclara.pipeline import Clara
-    from openclara.server.asking import Engine
 
 NEEDED = {
     "fastapi": "fastapi",
@@ -96,11 +94,12 @@ def serve(
         raise ConfigError("there is nothing to serve; give an index, or --root with a folder")
     with listen(host, port) as sock:
         from openclara.model.zoo import DEFAULT_MODEL
+        from openclara.server.engine import ClaraEngine
 
         name = model.model or (DEFAULT_MODEL if spec is None else spec.model)
         clara = load_model(name, model, n_memory=n_memory)
         library = Library(clara.latent_spec, paths, root)
-        engine = _engine(clara, max_batch=max_batch, max_waiting=max_waiting, timeout_s=timeout)
+        engine = ClaraEngine(clara, max_batch=max_batch, max_waiting=max_waiting, timeout_s=timeout)
         _announce(library.names(), host, sock)
         run(engine, library, settings, sock)
 
@@ -164,14 +163,6 @@ def _check_installed() -> None:
             raise ConfigError(
                 f"the service needs {package}; run pip install 'openclara[server]'"
             ) from None
-
-
-def _engine(clara: "Clara", *, max_batch: int, max_waiting: int, timeout_s: float) -> "Engine":
-    module: Any = importlib.import_module("openclara.server.engine")
-    engine: Engine = module.ClaraEngine(
-        clara, max_batch=max_batch, max_waiting=max_waiting, timeout_s=timeout_s
-    )
-    return engine
 
 
 def _announce(names: list[str], host: str, sock: "socket.socket") -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import socket
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from openclara.errors import ConfigError
 
 if TYPE_CHECKING:
+    import asyncio
     from types import FrameType
 
     from fastapi import FastAPI
@@ -104,7 +104,7 @@ def _patient(limits: Limits) -> type[H11Protocol]:
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
             if self.conn.their_state is not h11.IDLE:
-                self._for_head = _cancelled(self._for_head)
+                self._head_is_here()
             elif self._for_head is None:
                 self._await_head()
 
@@ -113,7 +113,7 @@ def _patient(limits: Limits) -> type[H11Protocol]:
             self._for_taking = self.loop.call_later(limits.write_s, self.transport.abort)
 
         def resume_writing(self) -> None:
-            self._for_taking = _cancelled(self._for_taking)
+            self._is_taken()
             super().resume_writing()
 
         def timeout_keep_alive_handler(self) -> None:
@@ -122,16 +122,21 @@ def _patient(limits: Limits) -> type[H11Protocol]:
             self.loop.call_later(limits.write_s, self.transport.abort)
 
         def connection_lost(self, exc: Exception | None) -> None:
-            self._for_head = _cancelled(self._for_head)
-            self._for_taking = _cancelled(self._for_taking)
+            self._head_is_here()
+            self._is_taken()
             super().connection_lost(exc)
 
         def _await_head(self) -> None:
             self._for_head = self.loop.call_later(limits.header_s, self.transport.close)
 
+        def _head_is_here(self) -> None:
+            if self._for_head is not None:
+                self._for_head.cancel()
+                self._for_head = None
+
+        def _is_taken(self) -> None:
+            if self._for_taking is not None:
+                self._for_taking.cancel()
+                self._for_taking = None
+
     return Patient
-
-
-def _cancelled(timer: asyncio.TimerHandle | None) -> None:
-    if timer is not None:
-        timer.cancel()

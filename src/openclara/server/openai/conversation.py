@@ -27,108 +27,25 @@ ADDED_TERMS = 12
 EARLIER_TURNS = 6
 
 POINTING = frozenset(
-    [
-        "he",
-        "she",
-        "it",
-        "they",
-        "him",
-        "her",
-        "them",
-        "his",
-        "hers",
-        "its",
-        "their",
-        "theirs",
-        "this",
-        "that",
-        "these",
-        "those",
-        "there",
-        "then",
-        "one",
-        "ones",
-        "former",
-        "latter",
-        "same",
-        "such",
-        "er",
-        "sie",
-        "es",
-        "ihn",
-        "ihm",
-        "ihr",
-        "ihre",
-        "dort",
-        "diese",
-        "dieser",
-        "dieses",
-    ]
+    re.findall(
+        r"\w+",
+        """
+        he she it they him her them his hers its their theirs this that these those there then one
+        ones former latter same such er sie es ihn ihm ihr ihre dort diese dieser dieses
+        """,
+    )
 )
 """Words that stand for something said before."""
 
 COMMON = frozenset(
-    [
-        "a",
-        "an",
-        "and",
-        "are",
-        "as",
-        "at",
-        "be",
-        "been",
-        "but",
-        "by",
-        "can",
-        "could",
-        "did",
-        "do",
-        "does",
-        "for",
-        "from",
-        "had",
-        "has",
-        "have",
-        "how",
-        "i",
-        "if",
-        "in",
-        "is",
-        "me",
-        "my",
-        "no",
-        "not",
-        "of",
-        "on",
-        "or",
-        "our",
-        "please",
-        "say",
-        "should",
-        "so",
-        "tell",
-        "than",
-        "the",
-        "to",
-        "was",
-        "we",
-        "were",
-        "what",
-        "when",
-        "where",
-        "which",
-        "who",
-        "whom",
-        "whose",
-        "why",
-        "will",
-        "with",
-        "would",
-        "yes",
-        "you",
-        "your",
-        "about",
-    ]
+    re.findall(
+        r"\w+",
+        """
+        a an and are as at be been but by can could did do does for from had has have how i if in is
+        me my no not of on or our please say should so tell than the to was we were what when where
+        which who whom whose why will with would yes you your about
+        """,
+    )
 )
 WORD = re.compile(r"\w+(?:[-'’.]\w+)*")
 
