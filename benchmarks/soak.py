@@ -76,7 +76,6 @@ class Soak:
     resident_mb: list[tuple[float, float]] = field(default_factory=list)
     kills: int = 0
 
-    @property
     def over(self) -> bool:
         """Whether time is up."""
         return time.monotonic() >= self.until
@@ -137,7 +136,7 @@ async def _request(soak: Soak, method: str, path: str, **sent: Any) -> httpx.Res
 
 async def _read(soak: Soak, number: int) -> None:
     for question in itertools.islice(itertools.cycle(questions()), number * 40, None):
-        if soak.over:
+        if soak.over():
             return
         path = "/v1/ask" if number % 2 else "/v1/search"
         body = {"index": INDEX, "question": question.question}
@@ -148,7 +147,7 @@ async def _write(soak: Soak, number: int) -> None:
     dice = random.Random(number)
     known = soak.known
     for at in itertools.count():
-        if soak.over:
+        if soak.over():
             return
         own = sorted(one for one in known.texts if one.startswith(f"w{number}-"))
         if own and dice.random() < 0.25:
@@ -198,9 +197,9 @@ async def _delete(soak: Soak, name: str) -> None:
 
 
 async def _kill(soak: Soak, every: float) -> None:
-    while not soak.over:
+    while not soak.over():
         await asyncio.sleep(min(every, max(0.0, soak.until - time.monotonic())))
-        if soak.over:
+        if soak.over():
             return
         await asyncio.to_thread(soak.service.stop, signal.SIGKILL)
         soak.kills += 1
@@ -209,7 +208,7 @@ async def _kill(soak: Soak, every: float) -> None:
 
 async def _watch(soak: Soak) -> None:
     began = time.monotonic()
-    while not soak.over:
+    while not soak.over():
         # Between a kill and the start after it there is no process to look at.
         with suppress(FileNotFoundError):
             soak.resident_mb.append((time.monotonic() - began, soak.service.resident_mb()))

@@ -20,7 +20,7 @@ from openclara.training.stages import trained_roles
 
 if TYPE_CHECKING:
     from openclara.config import RunConfig
-    from openclara.model.memory_needs import BaseShape
+    from openclara.model.memory_needs import BaseShape, Weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ def plan_training(recipe: RunConfig, *, gpu: str | None = None, n_gpus: int = 1)
     else:
         dtype = torch.float32 if runtime.precision == "fp32" else torch.bfloat16
         peak, memory = GPUS[gpu].flops * UTILISATION, GPUS[gpu].memory
-    native = "bf16" if dtype == torch.bfloat16 else "fp32"
+    native: Weights = "bf16" if dtype == torch.bfloat16 else "fp32"
     n_adapter = sum(recipe.model.rank * (o + i) for o, i in shape.linears_OI)
     n_table = (recipe.model.n_memory + 3) * shape.width
     trained = trained_roles(recipe.stage)
