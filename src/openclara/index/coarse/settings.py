@@ -22,8 +22,8 @@ class Coarse:
         ConfigError: A number is out of range.
     """
 
-    from_chunks: int | None = 20_000
-    candidates: int = 8192
+    from_chunks: int | None = 50_000
+    candidates: int = 4096
 
     def __post_init__(self) -> None:
         if self.candidates < 1:
