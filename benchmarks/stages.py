@@ -38,7 +38,7 @@ from openclara.training.stages import Collator, StageModule
 
 if TYPE_CHECKING:
     from openclara.data.batches import PromptBatch, TextBatch
-    from openclara.training.stages import StageBatch
+    from openclara.training.batches import StageBatch
 
 STAGES: dict[str, CompressStage | InstructStage | JointStage] = {
     "compress": CompressStage(kind="compress"),
