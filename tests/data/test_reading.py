@@ -502,9 +502,10 @@ def test_compressed_json_lines(here, name):
     assert [(d.id, d.text) for d in read(".")] == [(f"{name}#1", "x"), (f"{name}#2", "y")]
 
 
-@pytest.mark.parametrize(
-    "content", [b"no such thing", gzip.compress(b'{"text": "x"}' * 99, mtime=0)[:-9]]
-)
+CUT_OFF = gzip.compress(b'{"text": "x"}' * 99, mtime=0)[:-9]
+
+
+@pytest.mark.parametrize("content", [b"no such thing", CUT_OFF])
 def test_damaged_compressed_file(here, content):
     message = error_of(write("a.jsonl.gz", content))
 

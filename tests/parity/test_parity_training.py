@@ -7,7 +7,8 @@ import torch
 from recorded import ADAPTER, STAGES, Recording, requires_recordings
 
 from openclara.config import CompressStage, InstructStage, JointStage, SupervisedStage
-from openclara.training.stages import StageBatch, StageModule
+from openclara.training.batches import StageBatch
+from openclara.training.stages import StageModule
 
 pytestmark = requires_recordings
 

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -235,6 +236,29 @@ def test_what_this_machine_does_not_have(tiny_base, data, tmp_path, field, value
     recipe = made(tmp_path / "run", tiny_base, data, runtime={field: value})
     with pytest.raises((ConfigError, ModelError), match=sentence):
         train(recipe)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("variable", "sentence"),
+    [
+        ("ACCELERATE_USE_FSDP", "asks for FSDP, which here is version 2 on GPUs"),
+        ("ACCELERATE_USE_DEEPSPEED", "needs deepspeed; run `pip install deepspeed`"),
+    ],
+)
+def test_a_launcher_that_asks_for_too_much(
+    tiny_base,
+    data,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+    variable,
+    sentence,
+):
+    if variable.endswith("DEEPSPEED") and find_spec("deepspeed"):
+        pytest.skip("deepspeed is installed")
+    monkeypatch.setenv(variable, "true")
+    with pytest.raises((ConfigError, ModelError), match=sentence):
+        train(made(tmp_path / "run", tiny_base, data))
     assert not (tmp_path / "run").exists()
 
 

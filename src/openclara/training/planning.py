@@ -127,7 +127,9 @@ def plan_training(recipe: RunConfig, *, gpu: str | None = None, n_gpus: int = 1)
     else:
         dtype = torch.float32 if runtime.precision == "fp32" else torch.bfloat16
         peak, memory = GPUS[gpu].flops * UTILISATION, GPUS[gpu].memory
-    native: Weights = "bf16" if dtype == torch.bfloat16 else "fp32"
+    weights: Weights = "bf16" if dtype == torch.bfloat16 else "fp32"
+    if runtime.quantization == "int4":
+        weights = "int4"
     n_adapter = sum(recipe.model.rank * (o + i) for o, i in shape.linears_OI)
     n_table = (recipe.model.n_memory + 3) * shape.width
     trained = trained_roles(recipe.stage)
@@ -139,7 +141,7 @@ def plan_training(recipe: RunConfig, *, gpu: str | None = None, n_gpus: int = 1)
         steps=optim.steps,
         micro_batches=optim.accumulate * n_gpus,
         positions=positions,
-        weights=shape.weight_bytes("int4" if runtime.quantization == "int4" else native, dtype),
+        weights=shape.weight_bytes(weights, dtype),
         adapters=4 * (n_adapter * len(ROLES) + n_table),
         optimizer=12 * n_trained,
         activations=activation_bytes(

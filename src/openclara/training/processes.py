@@ -5,12 +5,14 @@ The only door to accelerate, together with `states` and `zero`.
 
 from __future__ import annotations
 
+import os
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from openclara.errors import ConfigError
+from openclara.model.placement import need_package
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -103,7 +105,8 @@ def join(recipe: RunConfig, device: torch.device, dtype: torch.dtype) -> Process
         dtype: Arithmetic.
 
     Raises:
-        ConfigError: A tracker is not installed.
+        ConfigError: A tracker is not installed, or FSDP is asked for where it cannot be.
+        ModelError: DeepSpeed is asked for and not installed.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
@@ -111,6 +114,8 @@ def join(recipe: RunConfig, device: torch.device, dtype: torch.dtype) -> Process
 
     for name in recipe.runtime.trackers:
         _need_tracker(name)
+    if _asked_for("ACCELERATE_USE_DEEPSPEED"):
+        need_package("deepspeed", "the launcher's configuration", None)
     # accelerate fixes the precision for the whole process; a second run may want another.
     AcceleratorState._reset_state()
     contrasted = getattr(recipe.stage, "contrast", 0.0) > 0.0
@@ -128,12 +133,22 @@ def join(recipe: RunConfig, device: torch.device, dtype: torch.dtype) -> Process
             )
         ],
     )
+    if _asked_for("ACCELERATE_USE_FSDP") and not accelerator.is_fsdp2:
+        raise ConfigError(
+            "the launcher asks for FSDP, which here is version 2 on GPUs; use "
+            "recipes/accelerate/fsdp2.yaml, or torchrun alone to keep the base whole"
+        )
     plugin = getattr(accelerator.state, "deepspeed_plugin", None)
     if plugin is not None:
         # Said here because DeepSpeed would ask a data loader, and clips by itself.
         plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = 1
         plugin.deepspeed_config["gradient_clipping"] = recipe.optim.clip
     return Processes(accelerator)
+
+
+def _asked_for(variable: str) -> bool:
+    """Whether `accelerate launch` set one of its switches."""
+    return os.environ.get(variable, "false").lower() == "true"
 
 
 def _need_tracker(name: str) -> None:
