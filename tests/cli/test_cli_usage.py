@@ -41,7 +41,6 @@ def test_help_lists_every_verb_and_no_other(cli):
     shown = cli("--help").out
     for verb in {verb[0] for verb in VERBS}:
         assert f"│ {verb} " in shown
-    assert "│ serve " not in shown
     assert cli().out == shown
 
 

@@ -113,6 +113,10 @@ class Jobs:
         """Begin to work; on the event loop that serves."""
         self._task = asyncio.create_task(self._work())
 
+    def stop(self) -> None:
+        """Begin no other group of documents; what that leaves undone is told as interrupted."""
+        self._closing = True
+
     async def close(self, *, drain_s: float) -> None:
         """Finish the group under way, and say of the rest that it was interrupted."""
         self._closing = True

@@ -51,6 +51,12 @@ class Service:
         assert self._journal is not None
         return self._journal
 
+    def drain(self) -> None:
+        """Take nothing new; what runs goes on."""
+        self.draining = True
+        if self._jobs is not None:
+            self._jobs.stop()
+
     def failure(self, error: Exception) -> Failure:
         """The refusal that an exception comes to."""
         return failure(error, self.library.cleaned)
