@@ -169,6 +169,8 @@ def unit(n_bytes: float) -> str:
 
 def hours(seconds: float) -> str:
     """Seconds, hours or days."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
     if seconds < 3600:
         return f"{seconds / 60:.1f} min"
     return f"{seconds / 3600:,.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:,.0f} days"

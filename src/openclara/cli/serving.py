@@ -42,7 +42,7 @@ def serve(
     rewrite: Literal["last", "conversation"] = "last",
     model: ModelOptions = ModelOptions(),  # noqa: B008 - frozen
     n_memory: AtLeastOne | None = None,
-    max_batch: AtLeastOne = 8,
+    max_batch: AtLeastOne = 32,
     max_waiting: AtLeastOne = 64,
     timeout: Seconds = 120.0,
     drain: Seconds = 30.0,
