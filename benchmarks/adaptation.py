@@ -93,7 +93,9 @@ def _write_questions(path: Path, records: Sequence[Record], limit: int) -> None:
     everything = {text: one for own in by_title.values() for text, one in own.items()}
     dice = random.Random(0)
     rows = []
-    for record in dice.sample(list(records), min(limit, len(records))):
+    # Of several questions with one id, as for passages that occur twice, one is asked.
+    own = list({record.id: record for record in records}.values())
+    for record in dice.sample(own, min(limit, len(own))):
         gold = record.passages[0]
         near = [one for text, one in by_title[gold.title].items() if text != gold.full_text]
         dice.shuffle(near)

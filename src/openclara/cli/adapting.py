@@ -44,6 +44,8 @@ def adapt(
     given = training.overrides(options, AdaptConfig)
     config = make_recipe(AdaptConfig, {"corpus": [corpus], **given})
     command = shlex.join(["openclara", "adapt", corpus, *options])
+    if config.questions is not None:
+        _check_questions(config)
     stopped = _synthesized(config, command) or _trained(config)
     if stopped:
         return stopped
@@ -53,6 +55,14 @@ def adapt(
     else:
         _say(found, config)
     return 0
+
+
+def _check_questions(config: "AdaptConfig") -> None:
+    """Read the own questions once before the work, which their faults would waste."""
+    from openclara.adaptation.recipes import evaluation_recipe
+    from openclara.evaluation.tasks import load_tasks
+
+    load_tasks(evaluation_recipe(config, None))
 
 
 def _synthesized(config: "AdaptConfig", command: str) -> int:
