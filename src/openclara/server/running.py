@@ -83,7 +83,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop; at once if told twice. The signal ends there: the process ends as it should."""
-        self._service.draining = True
+        self._service.drain()
         self.force_exit = self.should_exit
         self.should_exit = True
 
