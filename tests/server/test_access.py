@@ -136,6 +136,15 @@ def test_what_is_not_known_to_be_harmless_needs_write():
     assert needed("GET", "/static/app.js") is None
 
 
+def test_a_file_of_keys_that_breaks_lets_nobody_in_and_names_no_path(guarded):
+    running, keys = guarded
+    running.service.keys.path.write_text("{", encoding="utf-8")
+    reply = running.client.get("/v1/indexes", headers=bearer(keys["read"]))
+    assert reply.status_code == 500
+    assert "the file of keys is not a file of API keys" in reply.text
+    assert str(running.service.keys.path.parent) not in reply.text
+
+
 # ---- the file of keys ----
 
 

@@ -162,6 +162,24 @@ def _refused(url):
     return reply.status_code == 503
 
 
+def test_what_does_not_finish_in_time_is_cut_with_a_sentence(clara, root):
+    found = {}
+    with serving(clara, root=root, settings=Settings(drain_s=1)) as service:
+        service.call(service.engine.hold)
+
+        def ask():
+            found["reply"] = httpx.post(f"{service.url}/v1/ask", json=ASK, timeout=60)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        until(lambda: service.engine.load.running == 1)
+        service.call(service.server.handle_exit, 2, None)
+        asking.join(30)
+    assert found["reply"].status_code == 503
+    assert "stopped before it could answer" in found["reply"].json()["error"]["message"]
+    assert service.engine.load.cancelled == 1
+
+
 def test_while_it_stops_a_kept_connection_is_told_to_come_back(service):
     service.service.draining = True
     assert service.client.get("/healthz").status_code == 200

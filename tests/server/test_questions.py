@@ -192,6 +192,8 @@ def test_the_page_and_the_docs_load_nothing_from_elsewhere(shared):
         assert reply.headers["x-content-type-options"] == "nosniff"
         assert reply.headers["x-frame-options"] == "DENY"
         assert "http://" not in reply.text.replace(shared.url, "")
+    assert shared.client.get("/static/index.html").headers["cache-control"] == "no-cache"
+    assert shared.client.get("/v1/indexes").headers["cache-control"] == "no-store"
     assert "POST /v1/ask" in shared.client.get("/docs").text
 
 

@@ -24,7 +24,7 @@ Text = Annotated[str, AfterValidator(_whole)]
 Id = Annotated[Text, Field(min_length=1, max_length=1000)]
 Temperature = Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]
 TopP = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Stops = Annotated[list[Annotated[Text, Field(min_length=1, max_length=200)]], Field(max_length=16)]
 Metadata = dict[Id, Annotated[MetadataValue, Field(union_mode="left_to_right")]]
 

@@ -113,13 +113,13 @@ class Jobs:
         """Begin to work; on the event loop that serves."""
         self._task = asyncio.create_task(self._work())
 
-    def stop(self) -> None:
-        """Begin no other group of documents; what that leaves undone is told as interrupted."""
+    def stop_soon(self) -> None:
+        """Begin no further group."""
         self._closing = True
 
     async def close(self, *, drain_s: float) -> None:
         """Finish the group under way, and say of the rest that it was interrupted."""
-        self._closing = True
+        self.stop_soon()
         self._wake.set()
         if self._task is not None:
             await asyncio.wait([self._task], timeout=drain_s)

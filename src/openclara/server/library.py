@@ -190,7 +190,7 @@ class Library:
         for name, path in self._paths().items():
             sentence = sentence.replace(str(path), name)
         for folder in (self.root, Path(self.spec.model).parent, Path.cwd(), Path.home()):
-            if folder is not None and len(folder.parts) > 1:
+            if folder is not None and folder.is_absolute() and len(folder.parts) > 1:
                 sentence = sentence.replace(f"{folder}{os.sep}", "").replace(str(folder), "here")
         return sentence
 

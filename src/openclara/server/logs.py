@@ -5,6 +5,7 @@ Who asked for what route, with what outcome, in what time; never what was asked,
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import sys
@@ -26,7 +27,8 @@ class JsonLines(logging.Formatter):
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
-            "event": record.getMessage(),
+            # Of a text of several lines only the first: the others may quote anything.
+            "event": record.getMessage().strip().partition("\n")[0],
             **getattr(record, "fields", {}),
         }
         if record.exc_info and record.exc_info[1] is not None:
@@ -51,6 +53,13 @@ def failed(name: str, error: BaseException, **fields: object) -> None:
     LOGGER.error(name, exc_info=error, extra={"fields": fields})
 
 
+def not_cut(record: logging.LogRecord) -> bool:
+    """Whether a record is more than the server's complaint that we made it stop at once."""
+    error = record.exc_info[1] if record.exc_info else None
+    text = record.getMessage().rstrip()
+    return not (isinstance(error, asyncio.CancelledError) or text.endswith("CancelledError"))
+
+
 def configure(stream: TextIO | None = None) -> None:
     """Send the log of the service, and warnings of the server below it, somewhere.
 
@@ -59,6 +68,7 @@ def configure(stream: TextIO | None = None) -> None:
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonLines())
+    handler.addFilter(not_cut)
     for name, least in (("openclara.server", logging.INFO), ("uvicorn", logging.WARNING)):
         logger = logging.getLogger(name)
         logger.handlers = [handler]

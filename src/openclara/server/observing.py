@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 import time
 from typing import TYPE_CHECKING
 
 from openclara.server import logs
-from openclara.server.failures import GONE, failure
+from openclara.server.failures import GONE, Failure, failure
 from openclara.server.metrics import OTHER
 
 if TYPE_CHECKING:
@@ -34,6 +35,11 @@ SAFETY = (
 )
 
 
+_STOPPED = Failure(
+    503, "the service stopped before it could answer; ask again", retry_after_s=10, close=True
+)
+
+
 class Observing:
     """The outermost layer."""
 
@@ -49,6 +55,11 @@ class Observing:
         request = _Observed(scope, send)
         try:
             await self._app(scope, receive, request.send)
+        except asyncio.CancelledError:
+            # The time to finish is over. With no answer begun there is time for a sentence.
+            if request.status:
+                raise
+            await _STOPPED.response()(scope, receive, request.send)
         except Exception as error:
             logs.failed("request failed", error, request_id=request.id)
             if request.status:
@@ -78,7 +89,7 @@ class _Observed:
             headers += [header for header in SAFETY if header[0] not in present]
             headers.append((b"x-request-id", self.id.encode()))
             if b"cache-control" not in present:
-                headers.append((b"cache-control", b"no-store"))
+                headers.append((b"cache-control", _keeping(self._scope["path"])))
             message = {**message, "headers": headers}
         await self._send(message)
 
@@ -98,3 +109,8 @@ class _Observed:
             ms=round(1000 * seconds, 1),
             key=scope["state"].get("key"),
         )
+
+
+def _keeping(path: str) -> bytes:
+    """Files of the page may be kept if asked for anew; answers may not be kept at all."""
+    return b"no-cache" if path.startswith("/static/") else b"no-store"

@@ -52,14 +52,19 @@ class Service:
         return self._journal
 
     def drain(self) -> None:
-        """Take nothing new; what runs goes on."""
+        """Take nothing new, and begin no further group of documents; also from a signal."""
         self.draining = True
         if self._jobs is not None:
-            self._jobs.stop()
+            self._jobs.stop_soon()
 
     def failure(self, error: Exception) -> Failure:
         """The refusal that an exception comes to."""
-        return failure(error, self.library.cleaned)
+        return failure(error, self._cleaned)
+
+    def _cleaned(self, sentence: str) -> str:
+        if self.keys is not None:
+            sentence = sentence.replace(str(self.keys.path), "the file of keys")
+        return self.library.cleaned(sentence)
 
     def logged(self, error: Exception) -> Failure:
         """The same where a response is under way already; what is our fault is logged."""
@@ -81,7 +86,8 @@ class Service:
             try:
                 yield
             finally:
-                self.ready, self.draining = False, True
+                self.ready = False
+                self.drain()
                 await self._jobs.close(drain_s=self.settings.drain_s)
                 await self.engine.close(drain_s=self.settings.drain_s)
                 self.library.close()

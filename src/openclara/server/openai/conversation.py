@@ -24,6 +24,7 @@ SHORT_WORDS = 4
 """A question of fewer words hardly stands by itself, such as "and in 1973?"."""
 
 ADDED_TERMS = 12
+LONGEST_TERM = 40
 EARLIER_TURNS = 6
 
 POINTING = frozenset(
@@ -105,7 +106,12 @@ def with_earlier(question: str, earlier: Sequence[str]) -> str:
 
 def _terms(text: str) -> list[str]:
     """Words of a turn that may name something: names and numbers first, then other long words."""
-    words = [word for word in WORD.findall(text) if word.casefold() not in COMMON | POINTING]
+    left_out = COMMON | POINTING
+    words = [
+        word
+        for word in WORD.findall(text)
+        if word.casefold() not in left_out and len(word) <= LONGEST_TERM
+    ]
     named = [word for word in words if word[0].isupper() or word[0].isdigit()]
     return named + [word for word in words if word not in named and len(word) > 3]
 
