@@ -348,7 +348,7 @@ def each_view(page, url):
 def test_axe_finds_nothing_in_any_view(browser, service, axe, scheme):
     with visiting(browser, service.url, scheme=scheme) as page:
         found = {view: violations(page, axe) for view in each_view(page, service.url)}
-    assert found == dict.fromkeys(VIEWS, [])
+    assert found == {key: [] for key in VIEWS}
 
 
 def test_no_view_is_wider_than_a_small_phone(browser, service):
