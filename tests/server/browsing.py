@@ -25,6 +25,7 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 AXE = "axe-core@4.14.1"
+PATIENCE_MS = 60_000  # a busy machine is not a broken page
 WIDE, NARROW = (1280, 860), (360, 740)
 
 
@@ -33,8 +34,9 @@ def chromium():
     """A browser until the block ends; the test is skipped where there is none."""
     if not CHROMIUM.is_file():
         pytest.skip(f"no Chromium at {CHROMIUM}; install it, or name it in OPENCLARA_CHROMIUM")
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
         yield browser
@@ -60,7 +62,7 @@ def visiting(browser, url, *, size=WIDE, scheme="light"):
     context = browser.new_context(
         viewport={"width": size[0], "height": size[1]}, color_scheme=scheme, reduced_motion="reduce"
     )
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
     page.watched = watched = Watched()
     host = urlsplit(url).netloc

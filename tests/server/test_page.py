@@ -11,6 +11,9 @@ from serving import serving
 pytest.importorskip("playwright", reason="playwright is not installed")
 from playwright.sync_api import expect
 
+from openclara.server.engine import ClaraEngine
+from openclara.server.settings import Settings
+
 pytestmark = pytest.mark.xdist_group("page")
 
 ASTRAL = "🎼 𝔄𝔅ℭ stand before the first sentence. "
@@ -34,6 +37,12 @@ def axe(request):
     return axe_source(request.config.cache.mkdir("axe"))
 
 
+def real(clara, root):
+    """A service with the engine that `openclara serve` runs."""
+    settings = Settings(state=root / ".openclara")
+    return serving(clara, root=root, settings=settings, make_engine=ClaraEngine)
+
+
 def ask(page, question="Who designed the opera house?"):
     page.fill("#question", question)
     page.keyboard.press("Enter")
@@ -48,7 +57,7 @@ def files(**texts):
 
 
 def test_an_index_is_made_filled_and_asked(browser, clara, tmp_path):
-    with serving(clara, root=tmp_path) as running, visiting(browser, running.url) as page:
+    with real(clara, tmp_path) as running, visiting(browser, running.url) as page:
         page.goto(running.url)
         expect(page.get_by_role("heading", name="Create an index first")).to_be_visible()
         page.get_by_label("Name").fill("notes")
@@ -345,17 +354,17 @@ def each_view(page, url):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_in_any_view(browser, service, axe, scheme):
-    with visiting(browser, service.url, scheme=scheme) as page:
-        found = {view: violations(page, axe) for view in each_view(page, service.url)}
-    assert found == {key: [] for key in VIEWS}
+def test_axe_finds_nothing_in_any_view(browser, clara, root, axe, scheme):
+    with real(clara, root) as running, visiting(browser, running.url, scheme=scheme) as page:
+        found = {view: violations(page, axe) for view in each_view(page, running.url)}
+    assert found == {view: [] for view in VIEWS}
 
 
-def test_no_view_is_wider_than_a_small_phone(browser, service):
-    with visiting(browser, service.url, size=NARROW) as page:
+def test_no_view_is_wider_than_a_small_phone(browser, clara, root):
+    with real(clara, root) as running, visiting(browser, running.url, size=NARROW) as page:
         wider = [
             view
-            for view in each_view(page, service.url)
+            for view in each_view(page, running.url)
             if page.evaluate("document.documentElement.scrollWidth > window.innerWidth")
         ]
     assert wider == []
