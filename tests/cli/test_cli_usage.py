@@ -20,6 +20,10 @@ VERBS = [
     ["search"],
     ["ask"],
     ["inspect"],
+    ["serve"],
+    ["keys", "add"],
+    ["keys", "list"],
+    ["keys", "remove"],
     ["train"],
     ["eval"],
     ["convert"],
@@ -39,8 +43,7 @@ def test_help_lists_every_verb_and_no_other(cli):
     shown = cli("--help").out
     for verb in {verb[0] for verb in VERBS}:
         assert f"│ {verb} " in shown
-    for verb in ("serve", "synthesize"):
-        assert f"│ {verb} " not in shown
+    assert "│ synthesize " not in shown
     assert cli().out == shown
 
 
