@@ -17,23 +17,22 @@ VERBS = [
     ["index", "delete"],
     ["index", "compact"],
     ["index", "verify"],
+    ["index", "join"],
     ["search"],
     ["ask"],
     ["inspect"],
-<<<<<<< HEAD
     ["mcp"],
-=======
     ["serve"],
     ["keys", "add"],
     ["keys", "list"],
     ["keys", "remove"],
->>>>>>> http
     ["train"],
     ["eval"],
     ["convert"],
     ["export", "hub"],
     ["info"],
     ["synthesize"],
+    ["adapt"],
 ]
 
 
@@ -48,10 +47,6 @@ def test_help_lists_every_verb_and_no_other(cli):
     shown = cli("--help").out
     for verb in {verb[0] for verb in VERBS}:
         assert f"│ {verb} " in shown
-<<<<<<< HEAD
-=======
-    assert "│ synthesize " not in shown
->>>>>>> http
     assert cli().out == shown
 
 
