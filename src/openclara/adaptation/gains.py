@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from openclara.adaptation.recipes import AFTER, BEFORE
-from openclara.evaluation.journal import Journal
 from openclara.evaluation.metrics import Interval, interval, paired_interval
 from openclara.evaluation.results import answer_values, ranking_values
-from openclara.evaluation.tasks import load_tasks
+from openclara.evaluation.runner import carry_out
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from openclara.config import EvalConfig
     from openclara.evaluation.tasks import Task
@@ -47,22 +45,27 @@ class Gain:
 
 
 def gains(recipe: EvalConfig) -> list[Gain]:
-    """Every metric before and after, from a finished evaluation of `evaluation_recipe`.
+    """Every metric before and after, from an evaluation by `evaluation_recipe`.
+
+    What of it has been carried out already is read, not made again.
 
     Raises:
-        DataError: A file of questions is malformed.
+        OpenClaraError: As `evaluate`.
     """
+    outcome = carry_out(recipe)
     found: list[Gain] = []
-    for task in load_tasks(recipe):
+    for task in outcome.tasks:
         ranked = [
-            ranking_values(task, [row["order"] for row in rows])
-            for rows in _rows(recipe, task, "rankings.jsonl", "ranker", "reasoner {}")
+            ranking_values(task, outcome.orders[task.name, task.setting, f"reasoner {name}"])
+            for name in (BEFORE, AFTER)
         ]
         found += _gains(task, "its ranking", RANKING_METRICS, *ranked)
         for read in ("gold passages", "its own choice"):
             answered = [
-                answer_values(task, rows)
-                for rows in _rows(recipe, task, "predictions.jsonl", "system", f"{{}}, from {read}")
+                answer_values(
+                    task, outcome.predictions[task.name, task.setting, f"{name}, from {read}"]
+                )
+                for name in (BEFORE, AFTER)
             ]
             found += _gains(task, f"answers from {read}", ANSWER_METRICS, *answered)
     return found
@@ -79,23 +82,3 @@ def _gains(
         old, new = before[key], after[key]
         difference = paired_interval(new, old)
         yield Gain(task.name, what, name, len(old), interval(old), interval(new), difference)
-
-
-def _rows(
-    recipe: EvalConfig, task: Task, file: str, kind: str, pattern: str
-) -> Iterator[Sequence[dict[str, Any]]]:
-    """Of both models, in the order of the questions; the latest row of each counts."""
-    with Journal(_existing(recipe.output / file)) as journal:
-        rows = list(journal.rows.values())
-    for name in (BEFORE, AFTER):
-        own = {
-            row["id"]: row
-            for row in rows
-            if row["task"] == task.name and row[kind] == pattern.format(name)
-        }
-        yield [own[question.id] for question in task.questions]
-
-
-def _existing(path: Path) -> Path:
-    assert path.is_file(), "the evaluation has not been carried out"
-    return path

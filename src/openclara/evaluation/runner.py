@@ -103,14 +103,27 @@ def evaluate(recipe: EvalConfig, *, command: str, progress: Progress | None = No
     if importlib.util.find_spec("matplotlib") is None:
         # Said before the work, not after it.
         raise ConfigError("evaluation needs matplotlib; run `pip install 'openclara[eval]'`")
-    run = _Run(recipe, progress or Silent())
-    try:
-        outcome = run.carry_out()
-    finally:
-        run.close()
+    outcome = carry_out(recipe, progress)
     write_report(results_of(recipe, outcome, command=command), recipe.output)
     _write_for_flashrag(outcome, recipe.output / "flashrag")
     return recipe.output
+
+
+def carry_out(recipe: EvalConfig, progress: Progress | None = None) -> Outcome:
+    """Every ranking and prediction of a recipe; those that are there already are not made again.
+
+    Args:
+        recipe: Tasks, rankers, systems.
+        progress: Where to tell how far it is.
+
+    Raises:
+        OpenClaraError: As `evaluate`.
+    """
+    run = _Run(recipe, progress or Silent())
+    try:
+        return run.carry_out()
+    finally:
+        run.close()
 
 
 def _write_for_flashrag(outcome: Outcome, folder: Path) -> None:
