@@ -15,7 +15,7 @@ SIDES = ("openclara", "plain", "padded")
 
 def main() -> None:
     """Print Markdown."""
-    lines = [*speed(), "", *stages(), "", *search()]
+    lines = [*speed(), "", *stages(), "", *search(), "", *load()]
     print("\n".join(lines))
 
 
@@ -96,6 +96,29 @@ def search() -> list[str]:
             f"| {row['documents']:,} | {row['quantization']} | {row['bytes_per_document']:,.0f} "
             f"| {cell(times['latent'], 1)} | {cell(times['hybrid'], 1)} |"
         )
+    return lines
+
+
+def load() -> list[str]:
+    """What a service answers over HTTP, one client against many."""
+    result = read("load")
+    lines = [
+        "| clients | answers | answers/s | p50, ms | p95, ms | refused or failed |",
+        "|---|---|---|---|---|---|",
+    ]
+    for side, n_clients in (("one", 1), ("many", result["clients"])):
+        row = result["sides"][side]
+        bad = sum(number for status, number in row["statuses"].items() if status != "200")
+        lines.append(
+            f"| {n_clients} | {row['answers']:,} | {cell(row['answers_per_s'], 1)} "
+            f"| {row['p50_ms']:,.0f} | {row['p95_ms']:,.0f} | {bad:,} |"
+        )
+    memory = result["resident_mb"]
+    lines += [
+        "",
+        f"{cell(result['ratio'], 1)} times as many answers from {result['clients']} clients as "
+        f"from one; the process holds {memory[-1]:,.0f} MB after it.",
+    ]
     return lines
 
 

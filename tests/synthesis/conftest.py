@@ -1,4 +1,4 @@
-"""Documents to synthesise from, and a recipe for them."""
+"""Documents to synthesize from, and a recipe for them."""
 
 from __future__ import annotations
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 from pydantic import TypeAdapter
 
-from openclara.config import TeacherConfig
+from openclara.config import SynthesisConfig, TeacherConfig, read_recipe
+from openclara.config.synthesis import LocalTeacher
 from openclara.errors import TeacherError
 from openclara.synthesis.opening import make_teacher
-from openclara.synthesis.run import synthesise
+from openclara.synthesis.run import synthesize
 
 
 def opened(**fields):
@@ -46,7 +47,20 @@ def test_an_address_that_is_none_is_refused():
 
 
 def test_rules_alone_make_data(recipe):
-    outcome = synthesise(recipe())
+    outcome = synthesize(recipe())
     assert outcome.finished
     assert outcome.progress.pairs > 24
     assert outcome.progress.spent.requests == 0
+
+
+def test_another_kind_of_teacher_leaves_the_fields_of_the_recipes_aside(tmp_path):
+    path = tmp_path / "synthesize.toml"
+    path.write_text(
+        'output = "out"\ndocuments = ["docs"]\n[teacher]\nkind = "openai"\nmodel = "m"\n'
+    )
+    given = {"teacher.base": "smollm2-135m", "teacher.kind": "local"}
+    assert read_recipe(SynthesisConfig, path, given).teacher == LocalTeacher(
+        kind="local", base="smollm2-135m"
+    )
+    same = read_recipe(SynthesisConfig, path, {"teacher.kind": "openai", "teacher.seed": 3})
+    assert (same.teacher.model, same.teacher.seed) == ("m", 3)

@@ -21,7 +21,7 @@ from openclara.config import RunConfig, SynthesisConfig
 from openclara.data.records import read_records
 from openclara.errors import ConfigError, DataError, TeacherError
 from openclara.synthesis.folder import owned
-from openclara.synthesis.run import Watching, synthesise
+from openclara.synthesis.run import Watching, synthesize
 
 TESTS = Path(__file__).parent.parent
 STAGES = [f"stage{n}.{part}.jsonl.gz" for n in (1, 2, 3) for part in ("train", "held_out")]
@@ -38,7 +38,7 @@ def written(folder):
 
 
 def test_records_of_all_stages_hold_what_their_forms_ask_for(recipe, tmp_path):
-    outcome = synthesise(recipe(), teacher=Scripted(failing=0.02))
+    outcome = synthesize(recipe(), teacher=Scripted(failing=0.02))
     assert outcome.finished
     folder = tmp_path / "out"
     stage1 = lines(folder / "stage1.train.jsonl.gz")
@@ -60,7 +60,7 @@ def test_records_of_all_stages_hold_what_their_forms_ask_for(recipe, tmp_path):
 
 
 def test_held_out_documents_stay_out_of_training(recipe, tmp_path):
-    synthesise(recipe(), teacher=Scripted())
+    synthesize(recipe(), teacher=Scripted())
     kept = {r["docs"][0] for r in lines(tmp_path / "out" / "stage1.held_out.jsonl.gz")}
     assert kept
     trained_on = [
@@ -70,8 +70,8 @@ def test_held_out_documents_stay_out_of_training(recipe, tmp_path):
 
 
 def test_the_same_recipe_gives_the_same_bytes_in_any_order_of_replies(recipe, tmp_path):
-    synthesise(recipe("one"), teacher=Scripted(failing=0.1, shuffled=1, width=1))
-    synthesise(recipe("two"), teacher=Scripted(failing=0.1, shuffled=2, width=30))
+    synthesize(recipe("one"), teacher=Scripted(failing=0.1, shuffled=1, width=1))
+    synthesize(recipe("two"), teacher=Scripted(failing=0.1, shuffled=2, width=30))
     assert written(tmp_path / "one") == written(tmp_path / "two")
 
 
@@ -81,10 +81,10 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from scripted import Scripted
 from openclara.config import SynthesisConfig
-from openclara.synthesis.run import synthesise
+from openclara.synthesis.run import synthesize
 recipe = SynthesisConfig.model_validate_json(sys.argv[2])
 dies_after = int(sys.argv[3]) or None
-synthesise(recipe, teacher=Scripted(failing=0.1, shuffled=dies_after, dies_after=dies_after))
+synthesize(recipe, teacher=Scripted(failing=0.1, shuffled=dies_after, dies_after=dies_after))
 """
 
 
@@ -94,7 +94,7 @@ def in_a_process(recipe, dies_after):
 
 
 def test_kills_at_random_points_change_nothing(recipe, tmp_path):
-    synthesise(recipe("whole", limit=10), teacher=Scripted(failing=0.1))
+    synthesize(recipe("whole", limit=10), teacher=Scripted(failing=0.1))
     rng = random.Random(4)
     n_kills = 0
     while (ended := in_a_process(recipe("killed", limit=10), rng.randrange(5, 110))).returncode:
@@ -117,35 +117,35 @@ def test_a_kill_while_the_records_are_written_leaves_no_half_file(recipe, tmp_pa
     assemble = run.assemble
     monkeypatch.setattr(run, "assemble", lambda *a, on_passage, **o: dying(*a, **o))
     with pytest.raises(KeyboardInterrupt):
-        synthesise(recipe(), teacher=Scripted())
+        synthesize(recipe(), teacher=Scripted())
     assert not [name for name in STAGES if (tmp_path / "out" / name).exists()]
     monkeypatch.undo()
     second = Scripted()
-    synthesise(recipe(), teacher=second)
+    synthesize(recipe(), teacher=second)
     assert second.asked == []
-    synthesise(recipe("whole"), teacher=Scripted())
+    synthesize(recipe("whole"), teacher=Scripted())
     assert written(tmp_path / "out") == written(tmp_path / "whole")
 
 
 def test_a_damaged_shard_is_made_again_from_the_cache(recipe, tmp_path):
-    synthesise(recipe(), teacher=Scripted())
+    synthesize(recipe(), teacher=Scripted())
     before = written(tmp_path / "out")
     shard = tmp_path / "out" / "shards" / "000001.jsonl.gz"
     shard.write_bytes(shard.read_bytes()[:10])
     second = Scripted()
-    synthesise(recipe(), teacher=second)
+    synthesize(recipe(), teacher=second)
     assert second.asked == []
     assert written(tmp_path / "out") == before
 
 
 def test_documents_that_change_later_do_not_change_a_run_under_way(recipe, documents, tmp_path):
     first = Scripted()
-    outcome = synthesise(
+    outcome = synthesize(
         recipe(), teacher=first, watching=Watching(stop=lambda: len(first.asked) > 40)
     )
     assert not outcome.finished
     (documents / "towns.jsonl").write_text(json.dumps(document(99)) + "\n", encoding="utf-8")
-    assert synthesise(recipe(), teacher=Scripted()).progress.passages == 24
+    assert synthesize(recipe(), teacher=Scripted()).progress.passages == 24
 
 
 def endpoint(**fields):
@@ -157,46 +157,46 @@ def test_a_spent_budget_stops_in_a_sentence_and_more_of_it_goes_on(recipe, tmp_p
     with pytest.raises(
         TeacherError, match=r"raise teacher\.budget_money and run the same"
     ) as error:
-        synthesise(recipe(teacher=endpoint(budget_money=0.1)), teacher=first)
+        synthesize(recipe(teacher=endpoint(budget_money=0.1)), teacher=first)
     assert "0.10 of 0.10" in str(error.value)
     assert len(first.asked) == 100
     with pytest.raises(TeacherError, match="budget_tokens"):
-        synthesise(recipe(teacher=endpoint(budget_tokens=6000)), teacher=Scripted())
+        synthesize(recipe(teacher=endpoint(budget_tokens=6000)), teacher=Scripted())
     second = Scripted()
-    assert synthesise(recipe(teacher=endpoint(budget_money=50)), teacher=second).finished
-    synthesise(recipe("whole"), teacher=Scripted())
+    assert synthesize(recipe(teacher=endpoint(budget_money=50)), teacher=second).finished
+    synthesize(recipe("whole"), teacher=Scripted())
     for name in STAGES:
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_what_failed_is_asked_again_only_on_demand(recipe):
-    synthesise(recipe(), teacher=Scripted(failing=0.2))
+    synthesize(recipe(), teacher=Scripted(failing=0.2))
     unmoved = Scripted()
-    synthesise(recipe(), teacher=unmoved)
+    synthesize(recipe(), teacher=unmoved)
     assert unmoved.asked == []
     patient = Scripted()
-    outcome = synthesise(recipe(retry_failed=True), teacher=patient)
+    outcome = synthesize(recipe(retry_failed=True), teacher=patient)
     assert patient.asked
     assert outcome.progress.failed == 0
 
 
 def test_other_candidates_need_no_new_replies_but_another_recipe_is_refused(recipe, tmp_path):
-    synthesise(recipe(), teacher=Scripted())
+    synthesize(recipe(), teacher=Scripted())
     again = Scripted()
-    synthesise(recipe(candidates={"k": 2, "n_candidates": 4}), teacher=again)
+    synthesize(recipe(candidates={"k": 2, "n_candidates": 4}), teacher=again)
     assert again.asked == []
     assert len(lines(tmp_path / "out" / "stage2.train.jsonl.gz")[0]["docs"]) == 2
     with pytest.raises(ConfigError, match=r"another recipe .*seed differ"):
-        synthesise(recipe(seed=5), teacher=Scripted())
+        synthesize(recipe(seed=5), teacher=Scripted())
     other = Scripted()
     other.fingerprint = "another prompt"
     with pytest.raises(ConfigError, match="teacher_fingerprint"):
-        synthesise(recipe(), teacher=other)
+        synthesize(recipe(), teacher=other)
 
 
 def test_one_process_at_a_time(recipe, tmp_path):
     with owned(tmp_path / "out"), pytest.raises(ConfigError, match="another process"):
-        synthesise(recipe(), teacher=Scripted())
+        synthesize(recipe(), teacher=Scripted())
 
 
 def test_repeated_and_short_passages_are_left_out_and_counted(recipe, documents):
@@ -207,7 +207,7 @@ def test_repeated_and_short_passages_are_left_out_and_counted(recipe, documents)
     with (documents / "towns.jsonl").open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(one) + "\n" for one in extra)
     seen = []
-    synthesise(
+    synthesize(
         recipe(), teacher=Scripted(), watching=Watching(read=seen.append), estimate_only=True
     )
     assert (seen[0].documents, seen[0].repeated, seen[0].short) == (26, 1, 1)
@@ -215,7 +215,7 @@ def test_repeated_and_short_passages_are_left_out_and_counted(recipe, documents)
 
 def test_nothing_but_short_passages_is_an_error_that_says_so(recipe):
     with pytest.raises(DataError, match="min_words"):
-        synthesise(recipe(passages={"min_words": 500}), teacher=Scripted())
+        synthesize(recipe(passages={"min_words": 500}), teacher=Scripted())
 
 
 def test_the_estimate_is_by_averages_first_and_by_what_was_measured_then(recipe, tmp_path):
@@ -223,7 +223,7 @@ def test_the_estimate_is_by_averages_first_and_by_what_was_measured_then(recipe,
     watching = Watching(planned=lambda plan, n: plans.append((plan, n)))
     teacher = endpoint(price_prompt=2.0, price_completion=8.0, requests_per_minute=60)
     asked = Scripted()
-    outcome = synthesise(
+    outcome = synthesize(
         recipe(teacher=teacher), teacher=asked, watching=watching, estimate_only=True
     )
     assert not outcome.finished
@@ -238,8 +238,8 @@ def test_the_estimate_is_by_averages_first_and_by_what_was_measured_then(recipe,
 
     stopping = Scripted()
     stop = Watching(stop=lambda: len(stopping.asked) > 200)
-    synthesise(recipe(teacher=teacher), teacher=stopping, watching=stop)
-    synthesise(recipe(teacher=teacher), teacher=asked, watching=watching, estimate_only=True)
+    synthesize(recipe(teacher=teacher), teacher=stopping, watching=stop)
+    synthesize(recipe(teacher=teacher), teacher=asked, watching=watching, estimate_only=True)
     plan, _ = plans[1]
     assert plan.measured_on > 0
     assert plan.passages + plan.measured_on == 24
@@ -247,10 +247,10 @@ def test_the_estimate_is_by_averages_first_and_by_what_was_measured_then(recipe,
 
 def test_candidates_are_found_by_latents_where_a_model_is_named(recipe, tiny_model, tmp_path):
     by = {"k": 3, "n_candidates": 6, "per_passage": 1, "model": str(tiny_model)}
-    synthesise(recipe(candidates=by, limit=8, held_out=0.3), teacher=Scripted())
+    synthesize(recipe(candidates=by, limit=8, held_out=0.3), teacher=Scripted())
     (tmp_path / "out" / "stage3.train.jsonl.gz").rename(tmp_path / "first")
     held_out = {r["docs"][0] for r in lines(tmp_path / "out" / "stage1.held_out.jsonl.gz")}
-    synthesise(recipe(candidates=by, limit=8, held_out=0.3), teacher=Scripted())
+    synthesize(recipe(candidates=by, limit=8, held_out=0.3), teacher=Scripted())
     again = tmp_path / "out" / "stage3.train.jsonl.gz"
     assert again.read_bytes() == (tmp_path / "first").read_bytes()
     for record in lines(again):
@@ -262,7 +262,7 @@ def test_near_copies_of_the_answering_passage_never_stand_beside_it(recipe, docu
     copy["text"] = copy["text"].replace("In winter", "In cold winter").replace("1809", "1733")
     with (documents / "towns.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(copy) + "\n")
-    synthesise(recipe(held_out=0), teacher=Scripted())
+    synthesize(recipe(held_out=0), teacher=Scripted())
     original = f"{document(3)['title']}\n{document(3)['text']}"
     of_it = [
         record
@@ -277,7 +277,7 @@ def test_near_copies_of_the_answering_passage_never_stand_beside_it(recipe, docu
 def test_all_stages_of_training_read_what_comes_out(recipe, tiny_base, tmp_path):
     from openclara.training.run import train
 
-    synthesise(recipe(candidates={"k": 3, "n_candidates": 6}), teacher=Scripted())
+    synthesize(recipe(candidates={"k": 3, "n_candidates": 6}), teacher=Scripted())
     model = {"base": str(tiny_base), "n_memory": 2, "default_n_memory": 2, "rank": 2}
     parent = {"model": model | {"doc_max_length": 256}}
     for number, stage in enumerate(
@@ -337,7 +337,7 @@ def test_text_that_looks_like_markup_stays_text_in_the_report(recipe, documents,
     bad = document(50) | {"id": "bad", "title": "<script>alert(1)</script>"}
     bad["text"] += " The sign of **it** reads <img src=x onerror=alert(1)> | Nowhere."
     (documents / "towns.jsonl").write_text(json.dumps(bad) + "\n", encoding="utf-8")
-    synthesise(recipe(held_out=0), teacher=Scripted())
+    synthesize(recipe(held_out=0), teacher=Scripted())
     html = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "<script" not in html
     assert "<img" not in html
@@ -346,7 +346,7 @@ def test_text_that_looks_like_markup_stays_text_in_the_report(recipe, documents,
 
 
 def test_the_report_counts_what_the_files_hold(recipe, tmp_path):
-    outcome = synthesise(recipe(), teacher=Scripted(failing=0.1))
+    outcome = synthesize(recipe(), teacher=Scripted(failing=0.1))
     text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     kept = (tmp_path / "out" / "rejected.jsonl").read_text(encoding="utf-8")
     rejected = [json.loads(line) for line in kept.splitlines()]
@@ -366,7 +366,7 @@ def test_half_characters_in_replies_and_file_names_do_no_harm(recipe, documents,
 
     (documents / "towns.jsonl").rename(documents / os.fsdecode(b"\xff.jsonl"))
     (documents / os.fsdecode(b"\xfe.txt")).write_text(document(61)["text"], encoding="utf-8")
-    assert synthesise(recipe(held_out=0), teacher=Odd()).finished
+    assert synthesize(recipe(held_out=0), teacher=Odd()).finished
     records = lines(tmp_path / "out" / "stage1.train.jsonl.gz")
     assert any("\ufffd" in record["answers"][0] for record in records)
 

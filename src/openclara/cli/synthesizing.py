@@ -54,10 +54,10 @@ def carry_out(
     config: "SynthesisConfig", *, command: str, estimate: bool = False, as_json: bool = False
 ) -> int:
     """Synthesize with a bar, and say where the records are; the exit code."""
-    from openclara.synthesis.run import Watching, synthesise
+    from openclara.synthesis.run import Watching, synthesize
 
     with signals() as received, _Display() as display:
-        outcome = synthesise(
+        outcome = synthesize(
             config,
             watching=Watching(
                 read=display.read,

@@ -57,8 +57,9 @@ def make_recipe(kind: type[Recipe], values: Mapping[str, Any]) -> Recipe:
 def _validated(
     kind: type[Recipe], tree: dict[str, Any], overrides: Mapping[str, Any], where: str
 ) -> Recipe:
-    for key, value in overrides.items():
-        _set(tree, key, value)
+    # Kinds first: what else is laid over a table is meant for its new kind.
+    for key in sorted(overrides, key=lambda key: not key.endswith(".kind")):
+        _set(tree, key, overrides[key])
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
@@ -71,6 +72,9 @@ def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
         tree = tree.setdefault(parent, {})
         if not isinstance(tree, dict):
             raise ConfigError(f"{dotted} does not name a field: {parent} holds a value")
+    if last == "kind" and parents and tree.get(last, value) != value:
+        # Another kind has other fields; those of the recipe's are not for it.
+        tree.clear()
     tree[last] = value
 
 

@@ -106,7 +106,7 @@ def kept_passages(
     They are kept because a run that is continued must not see documents that changed meanwhile.
 
     Raises:
-        DataError: The file of them is damaged, or there is nothing to synthesise from.
+        DataError: The file of them is damaged, or there is nothing to synthesize from.
     """
     path = folder / PASSAGES
     if path.is_file():

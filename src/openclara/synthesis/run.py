@@ -95,7 +95,7 @@ class Watching:
     stop: Callable[[], bool] = lambda: False
 
 
-def synthesise(
+def synthesize(
     recipe: SynthesisConfig,
     *,
     teacher: Teacher | None = None,
