@@ -72,7 +72,9 @@ function skipped(job) {
     "details",
     { class: "more", open: job.skipped.length <= 3 },
     el("summary", {}, `${plural(job.skipped.length, "file")} left out`),
-    el("ul", { class: "bare" }, ...job.skipped.map(({ file, reason }) => el("li", {}, el("strong", {}, file), ` ${reason}`))),
+    el("ul", { class: "bare" }, ...job.skipped.map(({ file, reason }) =>
+      // Most reasons name the file themselves.
+      el("li", {}, el("strong", {}, file), ` ${reason.startsWith(`${file} `) ? reason.slice(file.length + 1) : reason}`))),
   );
 }
 
