@@ -12,6 +12,8 @@ from cyclopts import Parameter
 
 from openclara.cli import render, synthesizing, training
 from openclara.cli.options import Json
+from openclara.data.records import open_text
+from openclara.errors import ConfigError
 
 if TYPE_CHECKING:
     from openclara.adaptation.gains import Gain
@@ -46,7 +48,12 @@ def adapt(
     command = shlex.join(["openclara", "adapt", corpus, *options])
     if config.questions is not None:
         _check_questions(config)
-    stopped = _synthesized(config, command) or _trained(config)
+    stopped = _synthesized(config, command)
+    if stopped:
+        return stopped
+    # Said before the training, not after it.
+    _held_out(config)
+    stopped = _trained(config)
     if stopped:
         return stopped
     found = _evaluated(config, command)
@@ -72,7 +79,7 @@ def _synthesized(config: "AdaptConfig", command: str) -> int:
         from openclara.model.zoo import find_checkpoint
 
         card = read_any(find_checkpoint(config.model)).card
-    return synthesizing.carry_out(synthesis_recipe(config, card), command=command)
+    return synthesizing.carry_out(synthesis_recipe(config, card), command=command, say=render.note)
 
 
 def _trained(config: "AdaptConfig") -> int:
@@ -86,7 +93,7 @@ def _trained(config: "AdaptConfig") -> int:
     )
     for recipe in stages:
         if training.saved_step(recipe.output) < recipe.optim.steps:
-            stopped = training.carry_out(recipe)
+            stopped = training.carry_out(recipe, say=render.note)
             if stopped:
                 return stopped
     return 0
@@ -95,13 +102,31 @@ def _trained(config: "AdaptConfig") -> int:
 def _evaluated(config: "AdaptConfig", command: str) -> "list[Gain]":
     from openclara.adaptation.recipes import evaluation_recipe
 
-    recipe = evaluation_recipe(config, config.output / "records" / "stage3.held_out.jsonl.gz")
+    recipe = evaluation_recipe(config, _held_out(config))
     with render.waiting("reading questions"):
         from openclara.adaptation.gains import gains
         from openclara.evaluation.runner import evaluate
     with render.phases() as progress:
         evaluate(recipe, command=command, progress=progress)
     return gains(recipe)
+
+
+def _held_out(config: "AdaptConfig") -> Path | None:
+    """The held-out records, where there are any.
+
+    Raises:
+        ConfigError: There are none, and no own questions, so nothing could be measured.
+    """
+    path = config.output / "records" / "stage3.held_out.jsonl.gz"
+    with open_text(path) as lines:
+        if any(line.strip() for line in lines):
+            return path
+    if config.questions is None:
+        raise ConfigError(
+            "no document was held out with a question, so no gain could be measured; raise "
+            "--held_out, or give --questions"
+        )
+    return None
 
 
 def _adapted(config: "AdaptConfig") -> Path:

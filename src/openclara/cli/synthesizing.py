@@ -4,6 +4,7 @@
 
 import shlex
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -51,7 +52,12 @@ def synthesize(
 
 
 def carry_out(
-    config: "SynthesisConfig", *, command: str, estimate: bool = False, as_json: bool = False
+    config: "SynthesisConfig",
+    *,
+    command: str,
+    estimate: bool = False,
+    as_json: bool = False,
+    say: Callable[[str], None] = render.result,
 ) -> int:
     """Synthesize with a bar, and say where the records are; the exit code."""
     from openclara.synthesis.run import Watching, synthesize
@@ -72,20 +78,20 @@ def carry_out(
     if as_json:
         render.json_line(_as_json(outcome, display.estimate))
     elif outcome.finished:
-        _say(outcome, config.output)
+        _say(outcome, config.output, say)
     elif not estimate:
         progress = outcome.progress
-        render.result(
+        say(
             f"saved after {progress.done:,} of {progress.passages:,} passages; "
             "run the same command to continue"
         )
     return 128 + received[0] if received and not outcome.finished else 0
 
 
-def _say(outcome: "Outcome", folder: Path) -> None:
+def _say(outcome: "Outcome", folder: Path, say: Callable[[str], None]) -> None:
     for name, n_lines in outcome.records.items():
-        render.result(f"{n_lines:>9,}  {folder / name}")
-    render.result(f"the report is {folder / 'report.html'}, as text {folder / 'report.md'}")
+        say(f"{n_lines:>9,}  {folder / name}")
+    say(f"the report is {folder / 'report.html'}, as text {folder / 'report.md'}")
 
 
 def _as_json(outcome: "Outcome", estimate: "Estimate | None") -> dict[str, Any]:

@@ -8,7 +8,7 @@ import os
 import signal
 import time
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -67,7 +67,7 @@ def train(
         return carry_out(config)
 
 
-def carry_out(config: "RunConfig") -> int:
+def carry_out(config: "RunConfig", *, say: Callable[[str], None] = render.result) -> int:
     """Train with a bar, and say where the model is; the exit code."""
     with render.waiting("loading base, model and data"):
         from openclara.training.processes import leave
@@ -82,10 +82,10 @@ def carry_out(config: "RunConfig") -> int:
     step = saved_step(folder)
     leave()
     if step < config.optim.steps:
-        render.result(f"saved at step {step:,}; run the same command to continue")
+        say(f"saved at step {step:,}; run the same command to continue")
         # The signal may have reached another process alone.
         return 128 + (received[0] if received else signal.SIGTERM)
-    render.result(f"trained {step:,} steps; the model is in {folder}")
+    say(f"trained {step:,} steps; the model is in {folder}")
     return 0
 
 
