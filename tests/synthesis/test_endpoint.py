@@ -14,7 +14,6 @@ from stand_in import StandIn
 from openclara.errors import TeacherError
 from openclara.synthesis.tasks import Task
 from openclara.synthesis.teachers.budget import Budget, Prices
-from openclara.synthesis.teachers.building import make_endpoint_teacher
 from openclara.synthesis.teachers.endpoint import EndpointTeacher
 from openclara.synthesis.teachers.pacing import Backoff
 from openclara.synthesis.teachers.rules.teacher import carry_out
@@ -271,16 +270,14 @@ def test_a_refused_key_an_unknown_model_and_a_missing_server_end_the_run_at_once
 @pytest.mark.parametrize("url", ["", "localhost:8000/v1", "ftp://x/v1", "http://"])
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(TeacherError, match="no web address"):
-        make_endpoint_teacher("m", base_url=url)
+        EndpointTeacher("m", base_url=url)
 
 
 def test_a_key_is_needed_elsewhere_and_comes_from_the_environment_alone(
     monkeypatch, caplog
 ) -> None:
     monkeypatch.delenv("TEACHER_KEY", raising=False)
-    far = make_endpoint_teacher(
-        "m", base_url="https://example.invalid/v1", key_variable="TEACHER_KEY"
-    )
+    far = EndpointTeacher("m", base_url="https://example.invalid/v1", key_variable="TEACHER_KEY")
     with pytest.raises(TeacherError, match="TEACHER_KEY holds no API key"):
         list(far.perform(tasks()))
     monkeypatch.setenv("TEACHER_KEY", "sk-very-secret")

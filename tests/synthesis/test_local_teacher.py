@@ -6,8 +6,8 @@ import pytest
 
 from openclara.errors import ModelError
 from openclara.synthesis.tasks import Task
-from openclara.synthesis.teachers.building import make_local_teacher, make_rules_teacher
 from openclara.synthesis.teachers.local import LocalTeacher
+from openclara.synthesis.teachers.rules import RulesTeacher
 
 DOCUMENT = "The opera house in Sydney was designed by the architect Utzon."
 TASKS = [
@@ -26,7 +26,7 @@ def base(tiny_base) -> str:
 
 
 def test_every_task_gets_one_reply_in_whatever_order(base: str) -> None:
-    got = list(make_local_teacher(base, max_tokens=12, batch_size=2).perform(TASKS))
+    got = list(LocalTeacher(base, max_tokens=12, batch_size=2).perform(TASKS))
     assert sorted(position for position, _ in got) == list(range(len(TASKS)))
     for _, reply in got:
         assert reply.spent.prompt_tokens > 20
@@ -68,7 +68,7 @@ def test_control_tokens_in_a_document_stay_text(base: str) -> None:
 
 def test_a_base_that_is_not_there_is_one_sentence() -> None:
     with pytest.raises(ModelError, match="no base model folder"):
-        make_local_teacher("/nowhere/at/all")
+        LocalTeacher("/nowhere/at/all")
 
 
 def test_fingerprints_tell_teachers_apart(base: str) -> None:
@@ -76,6 +76,6 @@ def test_fingerprints_tell_teachers_apart(base: str) -> None:
         LocalTeacher(base).fingerprint,
         LocalTeacher(base, seed=1).fingerprint,
         LocalTeacher(base, temperature=0.5).fingerprint,
-        make_rules_teacher().fingerprint,
+        RulesTeacher().fingerprint,
     }
     assert len(prints) == 4

@@ -1,14 +1,8 @@
-"""A recipe's teacher."""
+"""A recipe's teacher, opened. Each kind is imported when it is asked for."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-
-from openclara.synthesis.teachers.building import (
-    make_endpoint_teacher,
-    make_local_teacher,
-    make_rules_teacher,
-)
 
 if TYPE_CHECKING:
     from openclara.config import TeacherConfig
@@ -23,7 +17,10 @@ def make_teacher(recipe: TeacherConfig) -> Teacher:
         ModelError: A local base is not there.
     """
     if recipe.kind == "openai":
-        return make_endpoint_teacher(
+        from openclara.synthesis.teachers.budget import Budget, Prices
+        from openclara.synthesis.teachers.endpoint import EndpointTeacher
+
+        return EndpointTeacher(
             recipe.model,
             base_url=recipe.base_url,
             key_variable=recipe.api_key_env,
@@ -35,14 +32,14 @@ def make_teacher(recipe: TeacherConfig) -> Teacher:
             temperature=recipe.temperature,
             seed=recipe.seed,
             max_tokens=recipe.max_new_tokens,
-            budget_tokens=recipe.budget_tokens,
-            budget_money=recipe.budget_money,
-            price_prompt=recipe.price_prompt,
-            price_completion=recipe.price_completion,
+            budget=Budget(recipe.budget_tokens, recipe.budget_money),
+            prices=Prices(recipe.price_prompt, recipe.price_completion),
             extra_body=recipe.extra_body,
         )
     if recipe.kind == "local":
-        return make_local_teacher(
+        from openclara.synthesis.teachers.local import LocalTeacher
+
+        return LocalTeacher(
             recipe.base,
             device=recipe.device,
             precision=recipe.precision,
@@ -51,4 +48,6 @@ def make_teacher(recipe: TeacherConfig) -> Teacher:
             seed=recipe.seed,
             max_tokens=recipe.max_new_tokens,
         )
-    return make_rules_teacher()
+    from openclara.synthesis.teachers.rules import RulesTeacher
+
+    return RulesTeacher()
