@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+WARM_S = 20
+"""Seconds after which a service has used all the work space it will."""
+
 SIDES = ("openclara", "plain", "padded")
 
 
 def main() -> None:
     """Print Markdown."""
-    lines = [*speed(), "", *stages(), "", *search(), "", *load()]
+    lines = [*speed(), "", *stages(), "", *search(), "", *load(), "", *soak()]
     print("\n".join(lines))
 
 
@@ -120,6 +123,20 @@ def load() -> list[str]:
         f"from one; the process holds {memory[-1]:,.0f} MB after it.",
     ]
     return lines
+
+
+def soak() -> list[str]:
+    """What was lost, and what memory did, while a service was used and killed."""
+    result = read("soak")
+    counts = result["counts"]
+    warm = [mb for at, mb in result["resident_mb"] if at >= WARM_S]
+    return [
+        f"{result['minutes']:g} minutes, {result['kills']} kills, {counts['202']:,} writes and "
+        f"{counts['200']:,} other replies: of {result['acknowledged']} acknowledged documents "
+        f"{len(result['lost'])} lost, of {result['deleted']} deleted ones "
+        f"{len(result['came_back'])} came back; replies of 500 or more but 503: "
+        f"{counts.get('error', 0)}; at most {max(warm):,.0f} MB resident.",
+    ]
 
 
 def cell(spread: dict[str, float], digits: int) -> str:
