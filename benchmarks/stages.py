@@ -2,8 +2,9 @@
 
     python benchmarks/stages.py
 
-Both take the same batch, forward and backward, on the same base with the same adapters. The plain
-loop composes base and adapter as peft does, keeps all hidden states and computes the logits of the
+All take the same batch, forward and backward, on the same base with the same adapters. `openclara`
+has its layers compiled, as the recipes do, and is timed after the compiler is done; `uncompiled` is
+the same without. The plain loop composes base and adapter as peft does, keeps all hidden states and computes the logits of the
 whole vocabulary at every position, of documents as of prompts; `padded` besides pads documents and
 questions to the model's document length, as the published code does (a question there to 1,024 and
 more; not here). Tokens are those of the batch without padding. Times are taken in turn in one
@@ -31,6 +32,7 @@ from openclara.data.tokenizer import TextTokenizer
 from openclara.model.adapters import AdapterRoles
 from openclara.model.base import choose_device, choose_dtype, find_base, load_lm, load_tokenizer
 from openclara.model.clara import ClaraModel, Encoded
+from openclara.model.compiled import compile_layers
 from openclara.model.memory import MemoryTable
 from openclara.training.examples import Example
 from openclara.training.loop import trained_parameters
@@ -45,7 +47,7 @@ STAGES: dict[str, CompressStage | InstructStage | JointStage] = {
     "instruct": InstructStage(kind="instruct", k=5),
     "joint": JointStage(kind="joint", k=5, n_candidates=10),
 }
-SIDES = ("openclara", "plain", "padded")
+SIDES = ("openclara", "uncompiled", "plain", "padded")
 DOC_MAX_LENGTH = 256
 N_MEMORY = 16
 
@@ -90,8 +92,10 @@ def built(stage: str, side: str) -> StageModule:
     roles = AdapterRoles(lm, rank=16, alpha=32)
     memory = MemoryTable(64, lm.config.hidden_size)
     memory.initialise(lm.get_input_embeddings().weight, seed=0)
-    if side == "openclara":
+    if side in ("openclara", "uncompiled"):
         model = ClaraModel(roles, memory)
+        if side == "openclara" and not compile_layers(roles):
+            sys.exit("the layers of this base cannot be compiled")
     else:
         lm.set_attn_implementation("sdpa")
         for layer in roles._layers.values():

@@ -14,6 +14,7 @@ from openclara.config import OptimConfig, RunConfig, read_recipe
 from openclara.errors import ConfigError, DataError, ModelError
 from openclara.model.adapters import AdapterRoles
 from openclara.model.checkpoint import MANIFEST, TENSORS, load_checkpoint
+from openclara.model.compiled import can_compile
 from openclara.training.loop import learning_rate
 from openclara.training.run import train
 
@@ -191,6 +192,30 @@ def test_runs_of_different_precision_in_one_process(tiny_base, data, tmp_path):
             runtime=runtime,
         )
         assert (train(recipe) / "openclara.json").is_file()
+
+
+@pytest.mark.skipif(not can_compile("cpu"), reason="torch's compiler needs g++ here")
+def test_a_compiled_run_learns_the_same_and_resumes_bit_for_bit(tiny_base, data, tmp_path):
+    parts = {"model": {"dropout": 0.0}, "stage": {"contrast": 0.3}}
+    recipes = [
+        made(tmp_path / name, tiny_base, data, runtime={"compile": compiled}, **parts)
+        for name, compiled in (("plain", False), ("compiled", True), ("resumed", True))
+    ]
+    train(recipes[2], **stopping_after(3))
+    plain, compiled, resumed = (timeless(train(recipe)) for recipe in recipes)
+    assert compiled == resumed
+    assert compiled != plain  # the last bits: these are other loops
+    for ours, theirs in zip(compiled, plain, strict=True):
+        assert ours == pytest.approx(theirs, rel=2e-3, abs=1e-5)
+
+
+def test_what_cannot_be_compiled_is_refused_or_left_as_it_is(tiny_base, data, tmp_path):
+    wanted = made(tmp_path / "run", tiny_base, data, runtime={"compile": True})
+    with pytest.raises(ConfigError, match="compile cannot be: .*; set it to auto or false"):
+        train(wanted)
+    train(made(tmp_path / "auto", tiny_base, data, runtime={"compile": "auto"}))
+    train(made(tmp_path / "plain", tiny_base, data))
+    assert timeless(tmp_path / "auto") == timeless(tmp_path / "plain")
 
 
 def test_anchored_memory_resumes_and_is_inherited(tiny_base, data, tmp_path):

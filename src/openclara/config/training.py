@@ -166,6 +166,8 @@ class RuntimeConfig(Strict):
     """`int4` keeps the base in 4 bits under the adapters (QLoRA); CUDA and bitsandbytes only."""
     gradient_checkpointing: bool = False
     """Recompute activations at backward: slower, less memory."""
+    compile: Literal["auto"] | bool = False
+    """Compile the layers: faster steps after a slower first one; `auto`: where that is possible."""
     save_every: int = Field(200, ge=1)
     """Steps between resumable states."""
     log_every: int = Field(10, ge=1)

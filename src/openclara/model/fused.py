@@ -29,12 +29,13 @@ def fuse(lm: Any) -> None:
     included, stays as it was.
     """
     layers = lm.model.layers
-    if all(_known(layer) for layer in layers) and _can_pack(lm.lm_head.weight):
+    if all(is_plain_llama(layer) for layer in layers) and _can_pack(lm.lm_head.weight):
         lm.model.layers = nn.ModuleList(FusedLayer(layer) for layer in layers)
         lm.model.rotary_emb = Rotations(lm.model.rotary_emb)
 
 
-def _known(layer: nn.Module) -> bool:
+def is_plain_llama(layer: nn.Module) -> bool:
+    """Whether a layer is exactly the kind this module and `compiled` know."""
     # Exactly this class: sub-classes and look-alikes add biases, norms or windows of their own.
     if type(layer) is not LlamaDecoderLayer:
         return False

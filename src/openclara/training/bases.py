@@ -8,10 +8,12 @@ import torch
 
 from openclara.errors import ConfigError
 from openclara.model.base import load_lm
+from openclara.model.compiled import can_compile, compile_layers
 from openclara.model.placement import bitsandbytes_config, need_package
 
 if TYPE_CHECKING:
     from openclara.config import RuntimeConfig
+    from openclara.model.adapters import AdapterRoles
     from openclara.model.base import BaseSource
     from openclara.training.processes import Processes
 
@@ -81,3 +83,27 @@ def _attention(runtime: RuntimeConfig, device: torch.device) -> str | None:
         return runtime.attention
     # As `load_lm` chooses, but by where the run computes and not by where weights are read to.
     return None if device.type == "cpu" else "sdpa"
+
+
+def compile_base(
+    roles: AdapterRoles, runtime: RuntimeConfig, processes: Processes, device: torch.device
+) -> None:
+    """Let the layers compute compiled, as `runtime.compile` says.
+
+    Raises:
+        ConfigError: It is wanted in any case and cannot be.
+    """
+    if runtime.compile is False:
+        return
+    if processes.sharded or processes.zero_stage == 3:
+        obstacle = "the base is divided among processes"
+    elif not can_compile(device.type):
+        obstacle = (
+            "torch's compiler does not work here (on a CPU it needs g++ and Python's headers)"
+        )
+    elif not compile_layers(roles):
+        obstacle = "only plain Llama layers without dropout or quantization are known to it"
+    else:
+        return
+    if runtime.compile is True:
+        raise ConfigError(f"runtime.compile cannot be: {obstacle}; set it to auto or false")

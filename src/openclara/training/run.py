@@ -34,7 +34,7 @@ from openclara.model.clara import ClaraModel
 from openclara.model.memory import MemoryTable
 from openclara.model.published.reading import read_any
 from openclara.model.zoo import find_checkpoint
-from openclara.training.bases import check_runtime, load_training_base
+from openclara.training.bases import check_runtime, compile_base, load_training_base
 from openclara.training.claiming import check, claim, inherit
 from openclara.training.examples import count_tokens, load_examples
 from openclara.training.journal import METRICS, Journal
@@ -106,6 +106,8 @@ def train(
     examples = load_examples(recipe, tokenizer)
     lm = load_training_base(source, recipe.runtime, processes, device=device, dtype=dtype)
     model = build_model(recipe, lm, parent, examples, fused=processes.zero_stage < 3)
+    roles: Any = model.roles
+    compile_base(roles, recipe.runtime, processes, device)
     late = recipe.model.score == "late"
     collator = Collator(
         recipe.stage,
