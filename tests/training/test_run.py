@@ -211,7 +211,7 @@ def test_a_compiled_run_learns_the_same_and_resumes_bit_for_bit(tiny_base, data,
 
 def test_what_cannot_be_compiled_is_refused_or_left_as_it_is(tiny_base, data, tmp_path):
     wanted = made(tmp_path / "run", tiny_base, data, runtime={"compile": True})
-    with pytest.raises(ConfigError, match="compile cannot be: .*; set it to auto or false"):
+    with pytest.raises(ConfigError, match=r"compile cannot be: .*; set it to auto or false"):
         train(wanted)
     train(made(tmp_path / "auto", tiny_base, data, runtime={"compile": "auto"}))
     train(made(tmp_path / "plain", tiny_base, data))

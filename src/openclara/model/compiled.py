@@ -173,7 +173,8 @@ def causal_bias(n_positions: int, dtype: torch.dtype, device: torch.device) -> T
 @cache
 def _compiled() -> Callable[..., Tensor]:
     # A graph for each kind of pass: what learns in it, and whether there is one row or many.
-    return torch.compile(decoder_layer, recompile_limit=64)
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+    return torch.compile(decoder_layer)
 
 
 def decoder_layer(
@@ -217,7 +218,7 @@ def _adapted(x: Tensor, weights: Weights, which: tuple[int, ...], scale: float) 
     hidden = (linear(x, downs) * scale).chunk(len(which), dim=-1)
     ups = [linear(h, weights.ups[at].to(dtype)) for h, at in zip(hidden, which, strict=True)]
     # One product for all of them; stacking the weights each time costs less than it saves.
-    parts = linear(x, torch.cat(bases)).split([len(base) for base in bases], dim=-1)
+    parts = torch.split(linear(x, torch.cat(bases)), [len(base) for base in bases], dim=-1)
     return [part + up for part, up in zip(parts, ups, strict=True)]
 
 
