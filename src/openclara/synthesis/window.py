@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from openclara.config import QualityConfig
-    from openclara.synthesis.cache import ReplyCache
+    from openclara.synthesis.cache import Replies
     from openclara.synthesis.composed import Composed
     from openclara.synthesis.passages import Passage
     from openclara.synthesis.tasks import Task, Teacher
@@ -34,7 +34,7 @@ MOST_FAILED = 50
 def compose_all(
     passages: Iterable[Passage],
     teacher: Teacher,
-    cache: ReplyCache,
+    cache: Replies,
     rules: QualityConfig,
     *,
     on_reply: Callable[[Reply, bool], None] = lambda reply, fresh: None,
@@ -116,7 +116,7 @@ class _Asking:
     """The teacher behind its cache."""
 
     def __init__(
-        self, teacher: Teacher, cache: ReplyCache, on_reply: Callable[[Reply, bool], None]
+        self, teacher: Teacher, cache: Replies, on_reply: Callable[[Reply, bool], None]
     ) -> None:
         self._teacher = teacher
         self._cache = cache
