@@ -62,11 +62,13 @@ def compose_all(
     source = iter(passages)
     window: deque[_Open] = deque()
     most = max(1, teacher.width)
+    exhausted = False
     while not stop():
         waiting = [one for one in window if one.composed is None]
         while len(waiting) < most and len(window) < FINISHED_PER_OPEN * most:
             passage = next(source, None)
             if passage is None:
+                exhausted = True
                 break
             one = _Open(compose(passage, rules))
             one.start(teacher.fingerprint)
@@ -77,7 +79,8 @@ def compose_all(
         while window and (composed := window[0].composed) is not None:
             window.popleft()
             yield composed
-        if not window:
+        # A window of passages whose replies are all known is empty too, with more to come.
+        if exhausted and not window:
             asking.finish()
             return
         if waiting and asking.wave(waiting, stop):
