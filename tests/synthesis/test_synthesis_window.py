@@ -15,7 +15,7 @@ from openclara.errors import DataError, TeacherError
 from openclara.synthesis.cache import ReplyCache, key_of
 from openclara.synthesis.passages import Passage
 from openclara.synthesis.tasks import Pair, Reply, Spent, Task
-from openclara.synthesis.window import MOST_FAILED, compose_all
+from openclara.synthesis.window import FINISHED_PER_OPEN, MOST_FAILED, compose_all
 
 PASSAGES = [Passage(one["id"], one["title"], one["text"]) for one in map(document, range(9))]
 RULES = QualityConfig()
@@ -45,6 +45,13 @@ def test_nothing_is_asked_twice(cache):
     second = Scripted(failing=0.1)
     assert list(compose_all(PASSAGES, second, cache, RULES)) == made
     assert second.asked == []
+
+
+def test_more_passages_that_are_all_known_than_are_open_at_once_all_come(cache):
+    made = list(compose_all(PASSAGES, Scripted(), cache, RULES))
+    again = Scripted(width=1)
+    assert len(PASSAGES) > FINISHED_PER_OPEN * again.width
+    assert list(compose_all(PASSAGES, again, cache, RULES)) == made
 
 
 def test_the_teacher_always_has_as_many_tasks_as_it_likes(cache):

@@ -6,12 +6,12 @@ import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import Parameter
+from cyclopts import CycloptsError, Parameter
 
 from openclara.cli import render
-from openclara.cli.options import Flag, Json
+from openclara.cli.options import AtLeastOne, Flag, Json
 from openclara.cli.training import overrides, signals
 
 if TYPE_CHECKING:
@@ -19,13 +19,15 @@ if TYPE_CHECKING:
     from openclara.errors import DataError
     from openclara.synthesis.estimate import Estimate
     from openclara.synthesis.passages import Reading
-    from openclara.synthesis.run import Outcome, Progress
+    from openclara.synthesis.run import Make, Outcome, Progress
 
 
 def synthesize(
     recipe: Path,
     /,
     *options: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    engine: Literal["plain", "ray"] = "plain",
+    workers: AtLeastOne | None = None,
     estimate: Flag = False,
     as_json: Json = False,
 ) -> int:
@@ -38,6 +40,9 @@ def synthesize(
         recipe: TOML file, such as recipes/synthesize.toml.
         options: Any field of the recipe by its dotted name, such as --limit 100 or
             --teacher.budget_money 5.
+        engine: This program by itself, or workers of Ray: on this machine, or on the cluster that
+            RAY_ADDRESS names.
+        workers: Workers of Ray; by teacher and machine if left out.
         estimate: Read the documents, say what it would take, and stop.
         as_json: Print counts as JSON instead.
 
@@ -47,24 +52,44 @@ def synthesize(
     from openclara.config import SynthesisConfig, read_recipe
 
     config = read_recipe(SynthesisConfig, recipe, overrides(options, SynthesisConfig))
-    command = shlex.join(["openclara", "synthesize", str(recipe), *options])
-    return carry_out(config, command=command, estimate=estimate, as_json=as_json)
+    said = ["openclara", "synthesize", str(recipe), *options]
+    make = None
+    if engine == "ray":
+        said += ["--engine", "ray", *(["--workers", str(workers)] if workers else [])]
+        make = _by_workers(workers)
+    elif workers is not None:
+        raise CycloptsError(msg="--workers is for --engine ray")
+    return carry_out(
+        config, command=shlex.join(said), make=make, estimate=estimate, as_json=as_json
+    )
+
+
+def _by_workers(workers: int | None) -> "Make":
+    from openclara.integrations.ray_synthesis import RaySynthesis
+
+    def started(n_workers: int) -> None:
+        render.note(f"{render.counted(n_workers, 'worker')} of Ray, with a teacher each")
+
+    return RaySynthesis(workers=workers, on_start=started)
 
 
 def carry_out(
     config: "SynthesisConfig",
     *,
     command: str,
+    make: "Make | None" = None,
     estimate: bool = False,
     as_json: bool = False,
     say: Callable[[str], None] = render.result,
 ) -> int:
     """Synthesize with a bar, and say where the records are; the exit code."""
     from openclara.synthesis.run import Watching, synthesize
+    from openclara.synthesis.work import carry_out as make_here
 
     with signals() as received, _Display() as display:
         outcome = synthesize(
             config,
+            make=make or make_here,
             watching=Watching(
                 read=display.read,
                 planned=display.planned,

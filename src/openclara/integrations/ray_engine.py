@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from openclara.errors import ModelError, OpenClaraError
 from openclara.index.parts import PartFolder, packed, packed_documents, unpacked_documents
+from openclara.integrations.ray_cluster import CPU_THREADS, RETRIES, RayCluster
 from openclara.model.zoo import find_checkpoint
 from openclara.pipeline.compressing import windows
 
@@ -25,17 +26,8 @@ if TYPE_CHECKING:
 
     from openclara.types import CompressedDocument, Document, LatentSpec, Precision
 
-RETRIES = 3
-"""How often a window is tried again whose worker died."""
-
 AHEAD = 3
 """Windows for each worker that are read before the first of them is stored."""
-
-STORE_BYTES = 256 * 2**20
-"""For what is handed to workers on this machine: texts alone, latents go to their parts."""
-
-CPU_THREADS = 4
-"""Of a worker on a CPU, where the number of workers is not said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +109,6 @@ class Worker:
 class RayWorkers:
     """Workers that hold a model each, for the length of a `with` block.
 
-    A cluster is used where `RAY_ADDRESS` names one or the program has joined one; else Ray is
-    started on this machine, without dashboard and without reports of use, and stopped again.
-
     Args:
         choice: The model.
         parts: Where finished parts go.
@@ -150,19 +139,13 @@ class RayWorkers:
         self.keep = keep
         self._actors: list[Any] = []
         self._running: dict[Any, int] = {}
-        self._started = False
+        self._cluster = RayCluster()
 
     def __enter__(self) -> Self:
         """Start them; returns when the first has loaded the model."""
         # Before anything is started; the folder of a model is on every machine, so here as well.
         find_checkpoint(self.choice.name)
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        try:
-            import ray
-        except ImportError as error:
-            raise ModelError("engine ray needs ray; run `pip install 'openclara[ray]'`") from error
-        if not ray.is_initialized():
-            self._start(ray)
+        ray = self._cluster.join(self.count)
         try:
             self._actors = self._made(ray)
             answer = ray.get(self._actors[0].ready.remote())
@@ -184,26 +167,10 @@ class RayWorkers:
         for actor in self._actors:
             ray.kill(actor)
         self._actors = []
-        if self._started:
-            ray.shutdown()
-            self._started = False
-
-    def _start(self, ray: Any) -> None:
-        local: dict[str, Any] = {}
-        if "RAY_ADDRESS" not in os.environ:
-            # Ray makes its workers yield to everything else, and they are the work here.
-            os.environ.setdefault("RAY_worker_niceness", "0")
-            local = {
-                "num_cpus": max(self.count, os.cpu_count() or 1),
-                "include_dashboard": False,
-                "object_store_memory": STORE_BYTES,
-            }
-        ray.init(logging_level="ERROR", log_to_driver=False, **local)
-        self._started = True
+        self._cluster.leave()
 
     def _made(self, ray: Any) -> list[Any]:
-        there = ray.cluster_resources()
-        n_cpus, n_gpus = int(there.get("CPU", 1)), int(there.get("GPU", 0))
+        n_cpus, n_gpus = self._cluster.size()
         on_gpu = self.choice.device != "cpu" and n_gpus > 0
         self.count = self.count or (n_gpus if on_gpu else max(1, n_cpus // CPU_THREADS))
         needs = {"num_cpus": 1 if on_gpu else max(1, n_cpus // self.count)}

@@ -7,16 +7,19 @@ import json
 import sqlite3
 from contextlib import closing
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from openclara.errors import DataError
 from openclara.synthesis.tasks import Reply, Spent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from openclara.synthesis.tasks import Task
+
+Row = tuple[bytes, str, int, str]
+"""Key, kind of the task, whether it failed, and the reply as JSON."""
 
 _TABLE = """
 create table if not exists replies (
@@ -30,6 +33,21 @@ def key_of(fingerprint: str, task: Task) -> bytes:
     """What a reply goes by: equal teachers and tasks, equal keys."""
     text = json.dumps([fingerprint, asdict(task)], sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).digest()
+
+
+def row_of(key: bytes, task: Task, reply: Reply) -> Row:
+    """A reply as it is kept."""
+    return key, task.kind, int(reply.failed), json.dumps(asdict(reply))
+
+
+class Replies(Protocol):
+    """Where replies are kept and found."""
+
+    def get(self, key: bytes) -> Reply | None:
+        """The reply kept under a key."""
+
+    def put(self, items: Iterable[tuple[bytes, Task, Reply]]) -> None:
+        """Keep replies."""
 
 
 class ReplyCache:
@@ -60,11 +78,7 @@ class ReplyCache:
 
     def get(self, key: bytes) -> Reply | None:
         """The reply kept under a key, with what it cost when it was made."""
-        with closing(
-            self._database.execute("select reply from replies where key = ?", (key,))
-        ) as c:
-            row = c.fetchone()
-        return None if row is None else _decoded(row[0], self._path)
+        return _found(self._database, key, self._path)
 
     def put(self, items: Iterable[tuple[bytes, Task, Reply]]) -> None:
         """Keep replies, all or none of them.
@@ -72,10 +86,14 @@ class ReplyCache:
         Raises:
             DataError: They cannot be written.
         """
-        rows = [
-            (key, task.kind, int(reply.failed), json.dumps(asdict(reply)))
-            for key, task, reply in items
-        ]
+        self.put_rows([row_of(*item) for item in items])
+
+    def put_rows(self, rows: Sequence[Row]) -> None:
+        """As `put`, of replies as they are kept.
+
+        Raises:
+            DataError: They cannot be written.
+        """
         try:
             self._database.execute("begin immediate")
             self._database.executemany("insert or replace into replies values (?, ?, ?, ?)", rows)
@@ -92,6 +110,20 @@ class ReplyCache:
         """Drop replies that say that there is none; how many there were."""
         return self._database.execute("delete from replies where failed").rowcount
 
+    def copy_to(self, path: Path) -> None:
+        """Write a copy that `KnownReplies` reads, unless there is nothing to copy.
+
+        Raises:
+            DataError: It cannot be written.
+        """
+        try:
+            if self._database.execute("select 1 from replies limit 1").fetchone():
+                self._database.execute("vacuum into ?", (str(path),))
+        except sqlite3.Error as error:
+            raise DataError(
+                f"{path} cannot be written ({error}); see to the disk and run the command again"
+            ) from None
+
     def __enter__(self) -> Self:
         return self
 
@@ -99,7 +131,39 @@ class ReplyCache:
         self._database.close()
 
 
-def _decoded(text: str, path: Path) -> Reply:
+class KnownReplies:
+    """A cache that nobody writes to any more, so that it is read without locks from any machine.
+
+    Args:
+        path: As written by `ReplyCache.copy_to`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        address = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+        self._database = sqlite3.connect(address, uri=True)
+
+    def get(self, key: bytes) -> Reply | None:
+        """The reply kept under a key, with what it cost when it was made."""
+        return _found(self._database, key, self._path)
+
+    def close(self) -> None:
+        """Read no more."""
+        self._database.close()
+
+
+def _found(database: sqlite3.Connection, key: bytes, path: Path) -> Reply | None:
+    with closing(database.execute("select reply from replies where key = ?", (key,))) as c:
+        row = c.fetchone()
+    return None if row is None else decoded(row[0], path)
+
+
+def decoded(text: str, path: Path) -> Reply:
+    """A reply from its JSON.
+
+    Raises:
+        DataError: It is none.
+    """
     try:
         fields = json.loads(text)
         fields["questions"] = tuple(fields["questions"])

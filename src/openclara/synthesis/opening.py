@@ -7,10 +7,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from openclara.config import TeacherConfig
     from openclara.synthesis.tasks import Teacher
+    from openclara.synthesis.teachers.budget import Budget
 
 
-def make_teacher(recipe: TeacherConfig) -> Teacher:
+def make_teacher(recipe: TeacherConfig, *, budget: Budget | None = None) -> Teacher:
     """The teacher that a recipe describes; nothing is asked or loaded yet.
+
+    Args:
+        recipe: Its kind and how to reach it.
+        budget: What an endpoint may spend, where that is not for this teacher alone.
 
     Raises:
         TeacherError: The address of an endpoint is none.
@@ -32,7 +37,7 @@ def make_teacher(recipe: TeacherConfig) -> Teacher:
             temperature=recipe.temperature,
             seed=recipe.seed,
             max_tokens=recipe.max_new_tokens,
-            budget=Budget(recipe.budget_tokens, recipe.budget_money),
+            budget=budget or Budget(recipe.budget_tokens, recipe.budget_money),
             prices=Prices(recipe.price_prompt, recipe.price_completion),
             extra_body=recipe.extra_body,
         )

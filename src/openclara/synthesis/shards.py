@@ -10,6 +10,7 @@ import zlib
 from dataclasses import asdict
 from functools import cache
 from typing import IO, TYPE_CHECKING, Any, Self
+from uuid import uuid4
 
 from openclara.errors import DataError
 from openclara.synthesis.composed import Composed
@@ -31,11 +32,13 @@ class LineFile:
 
     Args:
         path: Where to; its folder is made if it is not there.
+        alone: Nobody else can be writing it; otherwise each writer has a part of its own.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, alone: bool = True) -> None:
         self._path = path
-        self._part = path.with_name(f"{path.name}.part")
+        writer = "" if alone else f".{uuid4().hex}"
+        self._part = path.with_name(f"{path.name}{writer}.part")
         self.n_lines = 0
 
     def write(self, value: Any) -> None:
@@ -73,7 +76,7 @@ class Shards:
 
     def __init__(self, folder: Path, identity: str, size: int) -> None:
         self._folder = folder
-        self._identity = identity
+        self.identity = identity
         self._size = size
 
     def parts(self, passages: Sequence[Passage]) -> Iterator[tuple[int, Sequence[Passage]]]:
@@ -85,8 +88,15 @@ class Shards:
         """The file of a shard."""
         return self._folder / f"{number:06}.jsonl.gz"
 
-    def write(self, number: int, passages: Sequence[Passage], made: Sequence[Composed]) -> None:
-        """Keep a finished shard."""
+    def write(
+        self,
+        number: int,
+        passages: Sequence[Passage],
+        made: Sequence[Composed],
+        *,
+        alone: bool = True,
+    ) -> None:
+        """Keep a finished shard; not `alone` where another process may be doing the same."""
         header = {
             "made_of": self._digest(passages),
             "failed": sum(one.n_failed for one in made),
@@ -94,7 +104,7 @@ class Shards:
             "tasks": sum(sum((one.tasks or {}).values()) for one in made),
             "spent": asdict(total(one.spent for one in made)),
         }
-        with LineFile(self.path(number)) as file:
+        with LineFile(self.path(number), alone=alone) as file:
             for value in (header, *map(asdict, made)):
                 file.write(value)
 
@@ -107,6 +117,18 @@ class Shards:
         except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError):
             return None
         return header if same else None
+
+    def finished(
+        self, number: int, passages: Sequence[Passage], *, failures: bool
+    ) -> dict[str, Any] | None:
+        """As `header`; None also where tasks failed, unless failures are let pass."""
+        header = self.header(number, passages)
+        return None if header and header["failed"] and not failures else header
+
+    def forget_parts(self) -> None:
+        """Remove what writers left that were killed."""
+        for path in self._folder.glob("*.part"):
+            path.unlink(missing_ok=True)
 
     def read(self, n_shards: int) -> Iterator[Composed]:
         """All finished passages, in order.
@@ -127,7 +149,7 @@ class Shards:
                 ) from None
 
     def _digest(self, passages: Sequence[Passage]) -> str:
-        text = json.dumps([self._identity, *map(asdict, passages)], ensure_ascii=True)
+        text = json.dumps([self.identity, *map(asdict, passages)], ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from openclara.config import QualityConfig
-    from openclara.synthesis.cache import ReplyCache
+    from openclara.synthesis.cache import Replies
     from openclara.synthesis.composed import Composed
     from openclara.synthesis.passages import Passage
     from openclara.synthesis.tasks import Task, Teacher
@@ -34,7 +34,7 @@ MOST_FAILED = 50
 def compose_all(
     passages: Iterable[Passage],
     teacher: Teacher,
-    cache: ReplyCache,
+    cache: Replies,
     rules: QualityConfig,
     *,
     on_reply: Callable[[Reply, bool], None] = lambda reply, fresh: None,
@@ -62,11 +62,13 @@ def compose_all(
     source = iter(passages)
     window: deque[_Open] = deque()
     most = max(1, teacher.width)
+    exhausted = False
     while not stop():
         waiting = [one for one in window if one.composed is None]
         while len(waiting) < most and len(window) < FINISHED_PER_OPEN * most:
             passage = next(source, None)
             if passage is None:
+                exhausted = True
                 break
             one = _Open(compose(passage, rules))
             one.start(teacher.fingerprint)
@@ -77,7 +79,8 @@ def compose_all(
         while window and (composed := window[0].composed) is not None:
             window.popleft()
             yield composed
-        if not window:
+        # A window of passages whose replies are all known is empty too, with more to come.
+        if exhausted and not window:
             asking.finish()
             return
         if waiting and asking.wave(waiting, stop):
@@ -116,7 +119,7 @@ class _Asking:
     """The teacher behind its cache."""
 
     def __init__(
-        self, teacher: Teacher, cache: ReplyCache, on_reply: Callable[[Reply, bool], None]
+        self, teacher: Teacher, cache: Replies, on_reply: Callable[[Reply, bool], None]
     ) -> None:
         self._teacher = teacher
         self._cache = cache
