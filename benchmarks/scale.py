@@ -105,7 +105,7 @@ def grown(
         "coarse_build_s": build_s,
         "latent_bytes": about.latent_bytes,
         "coarse_bytes": about.coarse_bytes,
-        "coarse_graphs": about.coarse_graphs,
+        "coarse_segments": about.coarse_segments,
         "memory_after_build": memory(),
     }
 

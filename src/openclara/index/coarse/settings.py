@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
-from importlib.util import find_spec
 
 from openclara.errors import ConfigError
 
@@ -23,7 +21,7 @@ class Coarse:
     """
 
     from_chunks: int | None = 50_000
-    candidates: int = 4096
+    candidates: int = 1024
 
     def __post_init__(self) -> None:
         if self.candidates < 1:
@@ -34,9 +32,3 @@ class Coarse:
 
 EXACT = Coarse(from_chunks=None)
 """Every chunk is scored, whatever the size."""
-
-
-@cache
-def available() -> bool:
-    """Whether usearch is installed (`pip install openclara[ann]`)."""
-    return find_spec("usearch") is not None
