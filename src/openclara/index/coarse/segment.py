@@ -114,8 +114,8 @@ class Segment:
         self, rows_N: npt.NDArray[np.int64], asked_KV: Tensor, n_memory: int
     ) -> npt.NDArray[np.int32]:
         """As `estimates`, of a few rows by their whole codes."""
-        starts = range(0, len(rows_N), BLOCK_CHUNKS // 2)
-        parts = [rows_N[start : start + BLOCK_CHUNKS // 2] for start in starts]
+        starts = range(0, len(rows_N), BLOCK_CHUNKS)
+        parts = [rows_N[start : start + BLOCK_CHUNKS] for start in starts]
         blocks = [self._codes_NMB[part][:, :n_memory].transpose(1, 0, 2) for part in parts]
         return estimates(blocks, asked_KV, self._spec.score)
 
