@@ -11,7 +11,8 @@ from openclara.errors import ConfigError
 from openclara.index import LatentIndex
 from openclara.index.coarse import building, nominating
 from openclara.index.coarse.building import Stretch, merged
-from openclara.index.coarse.codes import asked_codes, codes, head_bytes, rotation
+from openclara.index.coarse.codes import asked_codes, codes, rotation
+from openclara.index.coarse.estimating import _floats, _integers, estimates
 from openclara.index.coarse.settings import EXACT, Coarse
 from openclara.types import Document, LatentSpec
 
@@ -246,6 +247,47 @@ def test_codes_differ_as_angles_do():
     bits = np.unpackbits((codes(one) ^ codes(other))[:, 0], axis=1).mean(1)
     angles = torch.arccos(torch.cosine_similarity(one, other, dim=-1)).flatten().numpy() / np.pi
     assert np.abs(bits - angles).max() < 0.08
+
+
+@pytest.mark.parametrize("score", ["late", "flat"])
+def test_estimates_are_in_the_order_of_the_scores_of_the_signs(score):
+    torch.manual_seed(0)
+    rows, question = torch.randn(40, 4, 12), torch.randn(4, 12)
+    asked = asked_codes(question)
+    packed = codes(rows)
+    got = estimates([packed[:30].transpose(1, 0, 2), packed[30:].transpose(1, 0, 2)], asked, score)
+    bits = ((rows @ rotation(12)) > 0).float()
+    products = bits @ asked[:12].float()
+    wanted = (
+        products.amax(1).sum(1) if score == "late" else products.diagonal(dim1=1, dim2=2).sum(1)
+    )
+    assert got.tolist() == wanted.int().tolist()
+
+
+def test_both_products_are_the_same_to_the_last_bit():
+    bits = torch.randint(0, 2, (37, 576), dtype=torch.int8)
+    asked = torch.randint(-127, 128, (576, 5), dtype=torch.int8)
+    assert torch.equal(_integers(bits, asked), _floats(bits, asked))
+
+
+def test_graphs_of_an_earlier_coarse_stage_are_left_aside_and_removed(tmp_path):
+    rows = rows_of(40, LATE)
+    with filled(tmp_path / "i", rows, LATE, EXACT) as index:
+        old = tmp_path / "i" / "coarse-000001.usearch"
+        old.write_bytes(b"graph")
+        with index._database.writing() as connection:
+            connection.execute("CREATE TABLE graphs (key INTEGER PRIMARY KEY, name TEXT)")
+            connection.execute("INSERT INTO graphs VALUES (1, 'coarse-000001.usearch')")
+        assert found(index, rows[:1], k=1)[0][0][0] == "d0"
+        assert index.verify().ok
+        assert index.info().coarse_segments == 0
+    with LatentIndex.open(tmp_path / "i", coarse=Coarse(from_chunks=0, candidates=5)) as index:
+        index.delete([])
+        assert not old.exists()
+        assert index.info().coarse_chunks == 40
+        with index._database.reading() as connection:
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+        assert "graphs" not in tables
 
 
 def test_settings_out_of_range_are_refused():

@@ -8,7 +8,6 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
-import numpy as np
 import torch
 
 from openclara.errors import ConfigError, DataError
@@ -30,12 +29,13 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Sequence
 
+    import numpy as np
     import numpy.typing as npt
     from torch import Tensor
 
     from openclara.index.coarse.settings import Coarse
     from openclara.index.comparing import Queries
-    from openclara.index.views import LiveRows, View
+    from openclara.index.views import View
     from openclara.types import Document, LatentSpec
 
 

@@ -9,8 +9,8 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from openclara.index import database as db
-from openclara.index.coarse.segment import segment_damage
 from openclara.index.coarse.records import forget_segments, segment_records
+from openclara.index.coarse.segment import segment_damage
 from openclara.index.shards import damage
 from openclara.index.writing import delete, put_words
 

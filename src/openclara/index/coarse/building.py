@@ -12,15 +12,15 @@ import numpy as np
 from openclara.errors import FormatError
 from openclara.index import database as db
 from openclara.index.coarse.codes import SCHEME
-from openclara.index.coarse.segment import NewSegment
 from openclara.index.coarse.records import (
     SCHEMA,
     SegmentRecord,
     forget_segments,
-    segment_records,
     next_segment_key,
     record_segment,
+    segment_records,
 )
+from openclara.index.coarse.segment import NewSegment
 from openclara.index.shards import Shard
 from openclara.index.writing import remove_orphans
 
@@ -40,8 +40,8 @@ WAITING_SHARE = 1024
 """Chunks in no segment are scored exactly: up to so many, or one in so many of all, are left so."""
 
 MERGE_RATIO = 4
-"""A segment is merged with its neighbour unless that is so many times larger, as in a log-structured
-merge tree: every chunk is built into a segment a logarithmic number of times."""
+"""A segment is merged with its neighbour unless that is so many times larger, as in a
+log-structured merge tree: every chunk is built into a segment a logarithmic number of times."""
 
 BLOCK_ROWS = 1024
 

@@ -50,7 +50,7 @@ def codes(latents_NMD: Tensor) -> npt.NDArray[np.uint8]:
 
 
 def asked_codes(vectors_VD: Tensor) -> Tensor:
-    """(K, V) int8 of a question's vectors: their products with bits are in the order of the cosines.
+    """(K, V) int8 of a question's vectors, whose products with bits are in the order of cosines.
 
     One scale for all of them, so that products of different vectors can be added.
     """

@@ -45,16 +45,15 @@ def estimates(
         start, end = end, end + n_chunks
         bits = np.unpackbits(block.reshape(-1)).view(np.int8).reshape(-1, len(asked_KV))
         products_MNV = multiply(torch.from_numpy(bits), asked_KV).view(n_memory, n_chunks, -1)
-        if score == "late":
-            kept_NV = products_MNV.amax(0)
-        else:
-            kept_NV = products_MNV.diagonal(dim1=0, dim2=2)
+        late = score == "late"
+        kept_NV = products_MNV.amax(0) if late else products_MNV.diagonal(dim1=0, dim2=2)
         torch.sum(kept_NV, 1, dtype=torch.int32, out=sums[start:end])
     return found
 
 
 def _integers(bits_NK: Tensor, asked_KV: Tensor) -> Tensor:
-    products_NV: Tensor = torch._int_mm(bits_NK, asked_KV)  # noqa: SLF001 - the only int8 product
+    # The only product of int8 that torch has; without it `_floats` would do.
+    products_NV: Tensor = torch._int_mm(bits_NK, asked_KV)
     return products_NV
 
 

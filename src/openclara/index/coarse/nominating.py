@@ -154,7 +154,10 @@ def open_segments(
 
 def _outside(connection: sqlite3.Connection, segments: Sequence[Segment]) -> npt.NDArray[np.int64]:
     """Chunk keys in the range of none of the segments."""
-    edges = [0, *(key for segment in segments for key in (segment.record.first, segment.record.last))]
+    edges = [
+        0,
+        *(key for segment in segments for key in (segment.record.first, segment.record.last)),
+    ]
     gaps = [*zip(edges[::2], edges[1::2], strict=False), (edges[-1], 2**62)]
     query = "SELECT key FROM chunks WHERE key > ? AND key < ? ORDER BY key"
     keys = [key for gap in gaps for (key,) in connection.execute(query, gap)]
