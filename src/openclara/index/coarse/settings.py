@@ -20,7 +20,7 @@ class Coarse:
         ConfigError: A number is out of range.
     """
 
-    from_chunks: int | None = 50_000
+    from_chunks: int | None = 20_000
     candidates: int = 1024
 
     def __post_init__(self) -> None:
