@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 SCHEME = "signs-2"
 """Recorded with every segment: codes of another scheme cannot be compared."""
 
-HEAD_BYTES = {"late": 24, "flat": 8}
-"""Of each latent's code so much is compared first, for all chunks. A flat score sums over all the
-latents of a chunk, so fewer bits of each say as much."""
+HEAD_BYTES = 24
+"""Of each latent's code so much is compared first, for all chunks."""
 
 ROUNDS = 2
 
@@ -40,7 +39,7 @@ def code_bytes(spec: LatentSpec) -> int:
 
 def head_bytes(spec: LatentSpec) -> int:
     """How much of a latent's code is compared first."""
-    return min(HEAD_BYTES[spec.score], code_bytes(spec))
+    return min(HEAD_BYTES, code_bytes(spec))
 
 
 def codes(latents_NMD: Tensor) -> npt.NDArray[np.uint8]:

@@ -21,7 +21,7 @@ class Coarse:
     """
 
     from_chunks: int | None = 20_000
-    candidates: int = 1024
+    candidates: int = 2048
 
     def __post_init__(self) -> None:
         if self.candidates < 1:
