@@ -175,7 +175,7 @@ def spread(latents_NMD: Tensor, questions_QPD: Tensor, spec: LatentSpec) -> dict
     What is near the last hit that counts decides how hard it is to find the same hits.
     """
     asked = queries(spec.score, questions_QPD, n_memory=spec.n_memory)
-    blocks = latents_NMD.split(BLOCK)
+    blocks = [latents_NMD[start : start + BLOCK] for start in range(0, len(latents_NMD), BLOCK)]
     scores_QN = torch.cat([asked.scores(block, asked.norms(block)) for block in blocks], dim=1)
     sorted_QN = scores_QN.sort(dim=1, descending=True)[0]
     standard_QN = (sorted_QN - scores_QN.mean(1, keepdim=True)) / scores_QN.std(1, keepdim=True)
