@@ -26,6 +26,7 @@ from torch.nn.functional import normalize
 from openclara import Document, LatentIndex, LatentSpec
 from openclara.index import adding
 from openclara.index.coarse.settings import Coarse
+from openclara.index.comparing import queries
 from openclara.index.layout import Quantization
 from openclara.types import Chunk, CompressedDocument, Score
 
@@ -48,7 +49,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="where the index is kept")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--sizes", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
-    parser.add_argument("--candidates", type=int, nargs="*", default=[2048, 8192])
+    parser.add_argument("--candidates", type=int, nargs="*", default=[512, 1024, 2048])
     parser.add_argument("--n-memory", type=int, default=16)
     parser.add_argument("--quantization", default="int8", choices=get_args(Quantization))
     parser.add_argument("--score", default="late", choices=get_args(Score))
@@ -71,6 +72,11 @@ def main() -> None:
     if options.out.exists():
         results = json.loads(options.out.read_text(encoding="utf-8"))
     results["quantization"], results["real_documents"] = options.quantization, len(real_NMD)
+    results["spread"] = {
+        "real": spread(real_NMD, questions_QPD, spec),
+        "mixtures": spread(mixtures(real_NMD, len(real_NMD)), questions_QPD, spec),
+    }
+    options.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     done = {row["documents"] for row in results["rows"]}
     for size in options.sizes:
         if size in done:
@@ -105,7 +111,7 @@ def grown(
         "coarse_build_s": build_s,
         "latent_bytes": about.latent_bytes,
         "coarse_bytes": about.coarse_bytes,
-        "coarse_graphs": about.coarse_graphs,
+        "coarse_segments": about.coarse_segments,
         "memory_after_build": memory(),
     }
 
@@ -155,6 +161,25 @@ def made(real_NMD: Tensor, first: int, end: int) -> Iterator[CompressedDocument]
             )
             document = Document(str(number), f"number {number}")
             yield CompressedDocument(document, (Chunk(0, 8, 2),), latents_MD[None])
+
+
+def mixtures(real_NMD: Tensor, n: int) -> Tensor:
+    """The first n latents that are not real, (n, M, D)."""
+    made_up = made(real_NMD, len(real_NMD), len(real_NMD) + n)
+    return torch.cat([document.latents for document in made_up])
+
+
+def spread(latents_NMD: Tensor, questions_QPD: Tensor, spec: LatentSpec) -> dict[str, float]:
+    """How far the best scores lie from the mean, in standard deviations: the median question.
+
+    What is near the last hit that counts decides how hard it is to find the same hits.
+    """
+    asked = queries(spec.score, questions_QPD, n_memory=spec.n_memory)
+    blocks = [latents_NMD[start : start + BLOCK] for start in range(0, len(latents_NMD), BLOCK)]
+    scores_QN = torch.cat([asked.scores(block, asked.norms(block)) for block in blocks], dim=1)
+    sorted_QN = scores_QN.sort(dim=1, descending=True)[0]
+    standard_QN = (sorted_QN - scores_QN.mean(1, keepdim=True)) / scores_QN.std(1, keepdim=True)
+    return {f"hit {rank}": standard_QN[:, rank - 1].median().item() for rank in (1, 20, 40, 200)}
 
 
 def timed(index: LatentIndex, questions_QPD: Tensor) -> dict[str, float]:

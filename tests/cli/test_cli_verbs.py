@@ -104,18 +104,17 @@ def test_info_of_an_index(cli, index, tiny_model):
 
 
 def test_info_tells_of_the_coarse_stage_and_exact_leaves_it_aside(cli, index, monkeypatch):
-    pytest.importorskip("usearch")
-    assert "none, made by the first change from 50,000 chunks on" in cli("index", "info", index).out
+    assert "none, made by the first change from 20,000 chunks on" in cli("index", "info", index).out
     with LatentIndex.open(index, coarse=Coarse(from_chunks=0, candidates=1)) as opened:
         opened.compact()
     shown = " ".join(cli("index", "info", index).out.split())
-    assert "7 chunks in 1 graph" in shown
+    assert "codes of 7 chunks in 1 file" in shown
     assert "coarse stage" in shown
     asked = []
     monkeypatch.setattr(Search, "checked", noting(Search.checked, asked))
     assert cli("search", index, "Who?", "--exact").code == 0
     assert cli("search", index, "Who?").code == 0
-    assert [options["coarse"].from_chunks for options in asked] == [None, 50_000]
+    assert [options["coarse"].from_chunks for options in asked] == [None, 20_000]
 
 
 def noting(real, asked):

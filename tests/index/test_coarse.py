@@ -10,13 +10,11 @@ from index_cases import SPEC, one_chunk
 from openclara.errors import ConfigError
 from openclara.index import LatentIndex
 from openclara.index.coarse import building, nominating
-from openclara.index.coarse import settings as coarse_settings
 from openclara.index.coarse.building import Stretch, merged
-from openclara.index.coarse.codes import codes, rotation
+from openclara.index.coarse.codes import asked_codes, codes, rotation
+from openclara.index.coarse.estimating import _floats, _integers, estimates
 from openclara.index.coarse.settings import EXACT, Coarse
 from openclara.types import Document, LatentSpec
-
-pytest.importorskip("usearch")
 
 LATE = LatentSpec("tiny", "abc", n_memory=4, width=32, doc_max_length=32, score="late")
 FLAT = LatentSpec("tiny", "abc", n_memory=4, width=32, doc_max_length=32)
@@ -51,21 +49,22 @@ def found(index, queries, k=5, **options):
 
 
 def asked_of(index, monkeypatch):
-    """How often the graphs were asked from now on."""
+    """How often the codes were asked from now on."""
     calls = []
-    real = nominating.Graphs._found
+    real = nominating.Segments._found
 
     def noted(self, *arguments):
         calls.append(arguments)
         return real(self, *arguments)
 
-    monkeypatch.setattr(nominating.Graphs, "_found", noted)
+    monkeypatch.setattr(nominating.Segments, "_found", noted)
     return calls
 
 
 def everything(self, asked, question, coarse, allowed):
-    """In place of `Graphs.nominate`: all that the graphs can nominate."""
-    keys, _ = self._found(asked, question, 10**4)
+    """In place of `Segments.nominate`: all that the codes can nominate."""
+    vectors, _ = asked.vectors(question)
+    keys = self._found(asked_codes(vectors.flatten(0, 1)), asked.n_memory, 10**4, allowed)
     keys = np.union1d(keys, self.waiting)
     return keys if allowed is None else np.intersect1d(keys, allowed)
 
@@ -84,7 +83,7 @@ def test_with_every_chunk_nominated_the_result_is_the_exact_one(
     path = tmp_path_factory.mktemp("i") / "i"
     rows, queries = rows_of(n, spec, seed), rows_of(3, spec, seed + 1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nominating.Graphs, "nominate", everything)
+        patch.setattr(nominating.Segments, "nominate", everything)
         coarse = Coarse(from_chunks=0)
         with filled(path, rows, spec, coarse, quantization=quantization) as index:
             index.delete(f"d{number}" for number in range(gone))
@@ -155,20 +154,20 @@ def test_a_prefix_of_the_memory_is_compared_as_without_it(tmp_path, spec):
 
 
 @pytest.mark.parametrize("harm", ["missing", "truncated"])
-def test_a_lost_graph_costs_time_and_no_answer(tmp_path, harm):
+def test_a_lost_segment_costs_time_and_no_answer(tmp_path, harm):
     rows, queries = rows_of(200, LATE), rows_of(3, LATE, 1)
     coarse = Coarse(from_chunks=0, candidates=20)
     with filled(tmp_path / "i", rows, LATE, coarse) as index:
         exact = found(index, queries, exact=True)
-    [graph] = (tmp_path / "i").glob("coarse-*")
+    [segment] = (tmp_path / "i").glob("coarse-*")
     if harm == "missing":
-        graph.unlink()
+        segment.unlink()
     else:
-        graph.write_bytes(graph.read_bytes()[:-10])
+        segment.write_bytes(segment.read_bytes()[:-10])
     with LatentIndex.open(tmp_path / "i", coarse=coarse) as index:
         assert found(index, queries) == exact
         [problem] = index.verify().problems
-        assert graph.name in problem
+        assert segment.name in problem
         report = index.verify(repair=True)
         assert report.dropped == ()
         assert index.verify().ok
@@ -178,33 +177,20 @@ def test_a_lost_graph_costs_time_and_no_answer(tmp_path, harm):
 
 def test_verify_sees_a_changed_byte(tmp_path):
     with filled(tmp_path / "i", rows_of(50, LATE), LATE, Coarse(from_chunks=0)) as index:
-        [graph] = (tmp_path / "i").glob("coarse-*")
-        content = bytearray(graph.read_bytes())
+        [segment] = (tmp_path / "i").glob("coarse-*")
+        content = bytearray(segment.read_bytes())
         content[len(content) // 2] ^= 1
-        graph.write_bytes(content)
+        segment.write_bytes(content)
         assert "does not have the content" in index.verify().problems[0]
 
 
-def test_without_usearch_search_is_exact(tmp_path, monkeypatch):
-    rows, queries = rows_of(100, LATE), rows_of(3, LATE, 1)
-    coarse = Coarse(from_chunks=0, candidates=10)
-    with filled(tmp_path / "i", rows, LATE, coarse) as index:
-        exact = found(index, queries, exact=True)
-    for module in (coarse_settings, building, nominating):
-        monkeypatch.setattr(module, "available", lambda: False)
-    with LatentIndex.open(tmp_path / "i", coarse=coarse) as index:
-        assert found(index, queries) == exact
-        index.add(documents(rows_of(3, LATE, 2), first=100))
-        assert found(index, rows_of(1, LATE, 2), k=1)[0][0][0] == "d100"
-
-
-def test_a_small_index_gets_no_graph_and_exact_asks_none(tmp_path, monkeypatch):
+def test_a_small_index_gets_no_segment_and_exact_asks_none(tmp_path, monkeypatch):
     rows = rows_of(60, LATE)
     with filled(tmp_path / "i", rows, LATE, Coarse(from_chunks=61, candidates=5)) as index:
         calls = asked_of(index, monkeypatch)
-        assert index.info().coarse_graphs == 0
+        assert index.info().coarse_segments == 0
         index.add(documents(rows_of(1, LATE, 3), first=60))
-        assert index.info().coarse_graphs == 1
+        assert index.info().coarse_segments == 1
         found(index, rows[:1], exact=True)
         assert not calls
         found(index, rows[:1])
@@ -215,13 +201,13 @@ def test_a_small_index_gets_no_graph_and_exact_asks_none(tmp_path, monkeypatch):
         assert not calls
 
 
-def test_graphs_of_growing_indexes_stay_few(tmp_path):
+def test_segments_of_growing_indexes_stay_few(tmp_path):
     with LatentIndex.open(tmp_path / "i", LATE, coarse=Coarse(from_chunks=0)) as index:
         for start in range(0, 300, 10):
             index.add(documents(rows_of(10, LATE, start), first=start))
             info = index.info()
             assert info.coarse_chunks == start + 10
-            assert info.coarse_graphs <= 5
+            assert info.coarse_segments <= 5
 
 
 def test_stretches_are_merged_with_neighbours_of_their_size():
@@ -249,7 +235,7 @@ def test_rotations_are_orthogonal_and_the_same_everywhere(width):
     assert torch.equal(matrix, rotation(width))
     if width == 8:
         # Codes are on disks: another rotation would need another SCHEME.
-        assert np.unpackbits(codes(torch.eye(8)[None], "late"), axis=1)[0].tolist() == KNOWN
+        assert np.unpackbits(codes(torch.eye(8)[None])[0, 0]).tolist() == KNOWN
 
 
 KNOWN = [1, 1, 0, 1, 0, 0, 1, 1]
@@ -258,9 +244,50 @@ KNOWN = [1, 1, 0, 1, 0, 0, 1, 1]
 def test_codes_differ_as_angles_do():
     one, other = torch.randn(2, 40, 1, 576)
     other = one + other * torch.linspace(0.1, 3, 40)[:, None, None]
-    bits = np.unpackbits(codes(one, "late") ^ codes(other, "late"), axis=1).mean(1)
+    bits = np.unpackbits((codes(one) ^ codes(other))[:, 0], axis=1).mean(1)
     angles = torch.arccos(torch.cosine_similarity(one, other, dim=-1)).flatten().numpy() / np.pi
     assert np.abs(bits - angles).max() < 0.08
+
+
+@pytest.mark.parametrize("score", ["late", "flat"])
+def test_estimates_are_in_the_order_of_the_scores_of_the_signs(score):
+    torch.manual_seed(0)
+    rows, question = torch.randn(40, 4, 12), torch.randn(4, 12)
+    asked = asked_codes(question)
+    packed = codes(rows)
+    got = estimates([packed[:30].transpose(1, 0, 2), packed[30:].transpose(1, 0, 2)], asked, score)
+    bits = ((rows @ rotation(12)) > 0).float()
+    products = bits @ asked[:12].float()
+    wanted = (
+        products.amax(1).sum(1) if score == "late" else products.diagonal(dim1=1, dim2=2).sum(1)
+    )
+    assert got.tolist() == wanted.int().tolist()
+
+
+def test_both_products_are_the_same_to_the_last_bit():
+    bits = torch.randint(0, 2, (37, 576), dtype=torch.int8)
+    asked = torch.randint(-127, 128, (576, 5), dtype=torch.int8)
+    assert torch.equal(_integers(bits, asked), _floats(bits, asked))
+
+
+def test_graphs_of_an_earlier_coarse_stage_are_left_aside_and_removed(tmp_path):
+    rows = rows_of(40, LATE)
+    with filled(tmp_path / "i", rows, LATE, EXACT) as index:
+        old = tmp_path / "i" / "coarse-000001.usearch"
+        old.write_bytes(b"graph")
+        with index._database.writing() as connection:
+            connection.execute("CREATE TABLE graphs (key INTEGER PRIMARY KEY, name TEXT)")
+            connection.execute("INSERT INTO graphs VALUES (1, 'coarse-000001.usearch')")
+        assert found(index, rows[:1], k=1)[0][0][0] == "d0"
+        assert index.verify().ok
+        assert index.info().coarse_segments == 0
+    with LatentIndex.open(tmp_path / "i", coarse=Coarse(from_chunks=0, candidates=5)) as index:
+        index.delete([])
+        assert not old.exists()
+        assert index.info().coarse_chunks == 40
+        with index._database.reading() as connection:
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+        assert "graphs" not in tables
 
 
 def test_settings_out_of_range_are_refused():
@@ -275,7 +302,7 @@ def test_an_index_of_before_the_coarse_stage_is_read_and_filled(tmp_path):
     with filled(tmp_path / "i", rows, SPEC, EXACT) as index:
         with index._database.reading() as connection:
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
-        assert "graphs" not in tables
+        assert "segments" not in tables
     with LatentIndex.open(tmp_path / "i", coarse=Coarse(from_chunks=0, candidates=3)) as index:
         assert found(index, rows[:1], k=1)[0][0][0] == "d0"
         assert index.verify().ok

@@ -1,4 +1,4 @@
-"""The index against a plain dict again, now with graphs that are built, merged and killed."""
+"""The index against a plain dict again, now with segments that are built, merged and killed."""
 
 import shutil
 
@@ -10,20 +10,18 @@ from index_cases import SPEC, compress, latents_of
 from test_index_machine import DOCUMENTS, IndexIsADict, Kill
 
 from openclara.index import LatentIndex, store
-from openclara.index.coarse import building, graph
+from openclara.index.coarse import building, segment
 from openclara.index.coarse.settings import Coarse
 
-pytest.importorskip("usearch")
 
-
-class IndexWithGraphsIsADict(IndexIsADict):
+class IndexWithSegmentsIsADict(IndexIsADict):
     @initialize(
         quantization=st.sampled_from(["bf16", "int8", "int4"]),
         group=st.integers(1, 5),
         waiting=st.integers(0, 3),
-        vectors=st.integers(1, 8),
+        chunks=st.integers(1, 4),
     )
-    def start(self, quantization, group, waiting, vectors):
+    def start(self, quantization, group, waiting, chunks):
         # `open` has its default in its signature, and the machine calls it without.
         coarse = Coarse(from_chunks=1, candidates=1)
         self.patch_open = pytest.MonkeyPatch()
@@ -36,27 +34,26 @@ class IndexWithGraphsIsADict(IndexIsADict):
         super().start(quantization, group)
         self.patch.setattr(building, "WAITING_CHUNKS", waiting)
         self.patch.setattr(building, "WAITING_SHARE", 10**9)
-        self.patch.setattr(building, "GRAPH_VECTORS", vectors)
+        self.patch.setattr(building, "SEGMENT_CHUNKS", chunks)
 
     @rule(
         documents=st.lists(DOCUMENTS, min_size=1, max_size=8),
-        point=st.sampled_from(["saved", "renamed", "recorded", "half recorded"]),
+        point=st.sampled_from(["written", "recorded", "half recorded"]),
     )
     def build_killed(self, documents, point):
-        """Killed while the graphs are brought up: everything that was added stays."""
+        """Killed while the segments are brought up: everything that was added stays."""
         documents = list({document.id: document for document in documents}.values())
         self.copies += 1
         copy = self.root / str(self.copies)
         target, name = {
-            "saved": (graph, "_sha256"),
-            "renamed": (graph, "sync_folder"),
-            "recorded": (building, "record_graph"),
-            "half recorded": (building, "forget_graphs"),
+            "written": (segment, "write_durably"),
+            "recorded": (building, "record_segment"),
+            "half recorded": (building, "forget_segments"),
         }[point]
         real = getattr(target, name)
 
-        def die(*arguments):
-            real(*arguments)
+        def die(*arguments, **options):
+            real(*arguments, **options)
             shutil.copytree(self.index.path, copy)
             raise Kill
 
@@ -86,7 +83,7 @@ class IndexWithGraphsIsADict(IndexIsADict):
             self.patch_open.undo()
 
 
-IndexWithGraphsIsADict.TestCase.settings = settings(
+IndexWithSegmentsIsADict.TestCase.settings = settings(
     max_examples=12, stateful_step_count=12, deadline=None
 )
-TestIndexWithGraphsIsADict = IndexWithGraphsIsADict.TestCase
+TestIndexWithSegmentsIsADict = IndexWithSegmentsIsADict.TestCase

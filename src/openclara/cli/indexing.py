@@ -267,13 +267,11 @@ def _sizes(about: "IndexInfo") -> str:
 
 def _coarse(about: "IndexInfo") -> str:
     """Whether chunks are nominated before they are scored, and if not, why."""
-    from openclara.index.coarse.settings import Coarse, available
+    from openclara.index.coarse.settings import Coarse
 
-    if about.coarse_graphs:
-        held = f"{about.coarse_chunks:,} chunks in {render.counted(about.coarse_graphs, 'graph')}"
-        return held if available() else f"{held}, unused: pip install 'openclara[ann]'"
-    if not available():
-        return "none, every chunk is scored: pip install 'openclara[ann]' for large indexes"
+    if about.coarse_segments:
+        held = render.counted(about.coarse_segments, "file")
+        return f"codes of {about.coarse_chunks:,} chunks in {held}"
     return f"none, made by the first change from {Coarse().from_chunks:,} chunks on"
 
 

@@ -42,9 +42,6 @@ class Queries(Protocol):
     def vectors(self, question: int) -> tuple[Tensor, Tensor]:
         """What one question is looked up by: V vectors of some memory tokens, and V weights."""
 
-    def echo(self, question: int, latents_NMD: Tensor) -> Tensor | None:
-        """(V, 1, D) latents of rows that one question's found; None where rows count as a whole."""
-
     def exactly(self, question: int, latents_NMD: Tensor) -> Tensor:
         """(N,) of one question, the same whatever rows stand beside a row.
 
@@ -100,9 +97,6 @@ class Flat:
         latents_1MD = self._latents_QMD[question : question + 1].detach().cpu().float()
         return latents_1MD, torch.ones(1)
 
-    def echo(self, question: int, latents_NMD: Tensor) -> None:
-        """None: a row is one vector."""
-
     def exactly(self, question: int, latents_NMD: Tensor) -> Tensor:
         """(N,) cosines of one question."""
         flat_NE = latents_NMD.flatten(1).double()
@@ -149,15 +143,6 @@ class Late:
         """(P, 1, D) and (P,): each latent by itself, and what it weighs."""
         latents_PD = self._latents_QPD[question]
         return latents_PD[:, None], torch.linalg.vector_norm(latents_PD, dim=1)
-
-    def echo(self, question: int, latents_NMD: Tensor) -> Tensor:
-        """(V, 1, D) those latents of the rows that are best for some latent of the question."""
-        divisors = _divisors(torch.linalg.vector_norm(latents_NMD, dim=2, keepdim=True))
-        products_NMP = latents_NMD / divisors @ self._latents_QPD[question].T
-        counted_P = torch.linalg.vector_norm(self._latents_QPD[question], dim=1) > 0
-        best_NP = products_NMP.argmax(1)[:, counted_P]
-        chosen_NM = torch.zeros(latents_NMD.shape[:2], dtype=torch.bool).scatter_(1, best_NP, True)
-        return latents_NMD[chosen_NM][:, None]
 
     def exactly(self, question: int, latents_NMD: Tensor) -> Tensor:
         """(N,) sums of one question."""

@@ -36,7 +36,8 @@ class Layout:
         database_name: Documents, chunks and words; its transactions are the moment of truth.
         lock_name: Held by the one process that writes.
         shard_pattern: Files of latents, append-only and never renamed.
-        graph_pattern: Graphs of the coarse stage, derived from the shards.
+        segment_pattern: Codes of the coarse stage, derived from the shards.
+        obsolete_pattern: Graphs of an earlier coarse stage; the next write removes them.
         temporary_suffix: Marks a file that is still being written.
     """
 
@@ -45,7 +46,8 @@ class Layout:
     database_name: str = "documents.sqlite"
     lock_name: str = "writer.lock"
     shard_pattern: str = "latents-*.safetensors"
-    graph_pattern: str = "coarse-*.usearch"
+    segment_pattern: str = "coarse-*.safetensors"
+    obsolete_pattern: str = "coarse-*.usearch"
     temporary_suffix: str = ".tmp"
 
     @property
@@ -71,9 +73,9 @@ class Layout:
         """The name of shard `number`, counted from 1."""
         return self.shard_pattern.replace("*", f"{number:06d}")
 
-    def graph_name(self, number: int) -> str:
-        """The name of graph `number`, counted from 1."""
-        return self.graph_pattern.replace("*", f"{number:06d}")
+    def segment_name(self, number: int) -> str:
+        """The name of segment `number`, counted from 1."""
+        return self.segment_pattern.replace("*", f"{number:06d}")
 
     def database_files(self) -> list[Path]:
         """The SQLite file and its companions, those that exist."""
@@ -83,9 +85,10 @@ class Layout:
         """The shards on disk, recorded or not."""
         return sorted(self.folder.glob(self.shard_pattern))
 
-    def graph_files(self) -> list[Path]:
-        """The graphs on disk, recorded or not."""
-        return sorted(self.folder.glob(self.graph_pattern))
+    def segment_files(self) -> list[Path]:
+        """The segments on disk, recorded or not."""
+        patterns = (self.segment_pattern, self.obsolete_pattern)
+        return sorted(path for pattern in patterns for path in self.folder.glob(pattern))
 
     def temporary_files(self) -> list[Path]:
         """What an interrupted write left."""
@@ -98,7 +101,8 @@ class Layout:
             name in (self.manifest_name, self.lock_name)
             or name.startswith(self.database_name)
             or path.with_name(name).match(self.shard_pattern)
-            or path.with_name(name).match(self.graph_pattern)
+            or path.with_name(name).match(self.segment_pattern)
+            or path.with_name(name).match(self.obsolete_pattern)
         )
 
 

@@ -73,8 +73,8 @@ class IndexInfo:
         shards: Files of latents.
         latent_bytes: Bytes of these files.
         database_bytes: Bytes of the SQLite files.
-        coarse_chunks: Chunks in the graphs of the coarse stage, dead ones included; 0 without it.
-        coarse_graphs: Graphs.
+        coarse_chunks: Chunks in the segments of the coarse stage, dead ones included; 0 without it.
+        coarse_segments: Segments, each a file.
         coarse_bytes: Bytes of these files.
         bytes_per_chunk: Bytes of one row of latents, scales included.
         spec: What made the latents.
@@ -89,7 +89,7 @@ class IndexInfo:
     latent_bytes: int
     database_bytes: int
     coarse_chunks: int
-    coarse_graphs: int
+    coarse_segments: int
     coarse_bytes: int
     bytes_per_chunk: int
     spec: LatentSpec

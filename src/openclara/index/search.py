@@ -8,7 +8,6 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
-import numpy as np
 import torch
 
 from openclara.errors import ConfigError, DataError
@@ -23,7 +22,6 @@ from openclara.index.ranking import (
     nearest_of,
     words_of,
 )
-from openclara.index.shards import gathered
 from openclara.index.writing import find
 from openclara.types import Hit, Mode
 
@@ -31,18 +29,14 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Sequence
 
+    import numpy as np
     import numpy.typing as npt
     from torch import Tensor
 
     from openclara.index.coarse.settings import Coarse
     from openclara.index.comparing import Queries
-    from openclara.index.views import LiveRows, View
+    from openclara.index.views import View
     from openclara.types import Document, LatentSpec
-
-
-ECHOED = 20
-"""Chunks found first whose latents look for more: what is like the best is likely to be good
-(MacAvaney et al. 2022, "Adaptive Re-Ranking with a Corpus Graph")."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,13 +177,13 @@ class Search:
         k = self.k if self.mode == "latent" else self.pool
         found: dict[int, list[int]] = {}
         for question in range(len(self.questions)):
-            keys_N = view.graphs.nominate(asked, question, self.coarse, allowed)
+            keys_N = view.segments.nominate(asked, question, self.coarse, allowed)
             if keys_N is None:
                 break  # the numbers decide this, so it is the same for every question
             rows = view.rows(connection, keys_N)
             if sum(len(live.rows) for live in rows) >= k:
-                one = asked.only(question)
-                found[question] = _refined(connection, view, one, rows, k=k, allowed=allowed)
+                near_N = nearest_of(view, rows, asked.only(question), k=k)
+                found[question] = list(map(int, near_N))
         if len(found) < len(self.questions):
             every = nearest(
                 view, view.live(connection), asked, len(self.questions), k=k, allowed=allowed
@@ -253,37 +247,6 @@ class Search:
             latents=latents_PD,
             cosine=ranked.cosine,
         )
-
-
-def _refined(
-    connection: sqlite3.Connection,
-    view: View,
-    asked: Queries,
-    rows: Sequence[LiveRows],
-    *,
-    k: int,
-    allowed: npt.NDArray[np.int64] | None,
-) -> list[int]:
-    """The best of some nominated chunks, and of those that lie beside the best of these.
-
-    Args:
-        connection: In a transaction of that moment.
-        view: The latents of that moment.
-        asked: One question.
-        rows: The nominated chunks.
-        k: How many are wanted; a few more come back.
-        allowed: Ascending chunk keys to choose from; None for all.
-    """
-    near_N = nearest_of(view, rows, asked, k=max(k, ECHOED))
-    best = view.rows(connection, near_N[:ECHOED])
-    parts = [(view.shards[live.record.key], live.rows) for live in best]
-    echo = asked.echo(0, gathered(parts, asked.n_memory))
-    if echo is None or not len(echo):
-        return list(map(int, near_N))
-    keys_N = view.graphs.beside(echo, asked.n_memory, allowed)
-    fresh_N = np.setdiff1d(keys_N, np.concatenate([live.keys for live in rows]))
-    more_N = nearest_of(view, view.rows(connection, fresh_N), asked, k=k)
-    return list(map(int, np.concatenate((near_N, more_N))))
 
 
 def stretches(

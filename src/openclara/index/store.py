@@ -13,7 +13,7 @@ from openclara.errors import ConfigError, DataError
 from openclara.index import database as db
 from openclara.index.adding import Adding
 from openclara.index.coarse.building import keep_up
-from openclara.index.coarse.records import graph_records
+from openclara.index.coarse.records import segment_records
 from openclara.index.coarse.settings import EXACT, Coarse
 from openclara.index.compaction import compact
 from openclara.index.creation import create, held, writer_lock
@@ -86,8 +86,7 @@ class LatentIndex:
             path: The folder.
             spec: What the model makes (`clara.latent_spec`); None opens an existing index as it is.
             quantization: How to store latents; None means bf16 for a new index, any for an old.
-            coarse: When chunks are nominated by short codes before they are scored, and how many;
-                needs usearch (`pip install openclara[ann]`), else every chunk is scored.
+            coarse: When chunks are nominated by short codes before they are scored, and how many.
 
         Raises:
             FormatError: There is no index and no spec, or what is there is damaged or no index.
@@ -341,7 +340,7 @@ class LatentIndex:
         """The index in numbers."""
         spec = self.spec
         with self._database.reading() as connection:
-            records, graphs = db.shard_records(connection), graph_records(connection)
+            records, segments = db.shard_records(connection), segment_records(connection)
             documents, chunks, updated = connection.execute(
                 "SELECT (SELECT count(*) FROM documents), (SELECT count(*) FROM chunks), updated "
                 "FROM state"
@@ -354,9 +353,9 @@ class LatentIndex:
             shards=len(records),
             latent_bytes=sum(record.bytes for record in records),
             database_bytes=sum(sizes),
-            coarse_chunks=sum(graph.chunks for graph in graphs),
-            coarse_graphs=len(graphs),
-            coarse_bytes=sum(graph.bytes for graph in graphs),
+            coarse_chunks=sum(segment.chunks for segment in segments),
+            coarse_segments=len(segments),
+            coarse_bytes=sum(segment.bytes for segment in segments),
             bytes_per_chunk=bytes_per_chunk(
                 self.quantization, n_memory=spec.n_memory, width=spec.width
             ),
@@ -452,7 +451,7 @@ class LatentIndex:
                 findings = examine(connection, self._layout)
             with self._database.reading() as connection:
                 # Files of a moment that has passed may rightly be gone.
-                gone = findings.shards or findings.graphs
+                gone = findings.shards or findings.segments
                 if not gone or db.generation(connection) == generation:
                     break
         return findings

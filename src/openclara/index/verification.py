@@ -9,8 +9,8 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from openclara.index import database as db
-from openclara.index.coarse.graph import graph_damage
-from openclara.index.coarse.records import forget_graphs, graph_records
+from openclara.index.coarse.records import forget_segments, segment_records
+from openclara.index.coarse.segment import segment_damage
 from openclara.index.shards import damage
 from openclara.index.writing import delete, put_words
 
@@ -29,14 +29,14 @@ class Findings:
         problems: One sentence for each.
         documents: Keys of documents that cannot be kept.
         shards: Keys of shards whose file is not what was written.
-        graphs: Keys of graphs of the coarse stage whose file is not what was written.
+        segments: Keys of segments of the coarse stage whose file is not what was written.
         words_differ: Whether the word index is not that of the stored texts.
     """
 
     problems: list[str] = field(default_factory=list)
     documents: set[int] = field(default_factory=set)
     shards: set[int] = field(default_factory=set)
-    graphs: set[int] = field(default_factory=set)
+    segments: set[int] = field(default_factory=set)
     words_differ: bool = False
 
 
@@ -52,10 +52,10 @@ def examine(connection: sqlite3.Connection, layout: Layout) -> Findings:
         if line != "ok":
             findings.problems.append(f"{layout.database}: {line}")
     _examine_shards(connection, layout, findings)
-    for graph in graph_records(connection):
-        if problem := graph_damage(layout, graph):
+    for segment in segment_records(connection):
+        if problem := segment_damage(layout, segment):
             findings.problems.append(problem)
-            findings.graphs.add(graph.key)
+            findings.segments.add(segment.key)
     _examine_rows(connection, findings)
     _examine_texts(connection, findings)
     if not _words_agree(connection):
@@ -86,7 +86,7 @@ def mend(database: Database, findings: Findings) -> tuple[str, ...]:
         connection.executemany(
             "DELETE FROM shards WHERE key = ?", ((key,) for key in findings.shards)
         )
-        forget_graphs(connection, findings.graphs)
+        forget_segments(connection, findings.segments)
     return tuple(name for _, name in dropped)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from openclara.index import database as db
-from openclara.index.coarse.nominating import open_graphs, rows_of
+from openclara.index.coarse.nominating import open_segments, rows_of
 from openclara.index.shards import Shard, damaged
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from openclara.index.coarse.nominating import Graphs
+    from openclara.index.coarse.nominating import Segments
     from openclara.index.layout import Layout, Manifest
     from openclara.index.shards import ShardRecord
 
@@ -56,13 +56,13 @@ class View:
     Attributes:
         generation: The moment.
         shards: Open shards by key.
-        graphs: The coarse stage over them.
+        segments: The coarse stage over them.
     """
 
-    def __init__(self, generation: int, shards: Mapping[int, Shard], graphs: Graphs) -> None:
+    def __init__(self, generation: int, shards: Mapping[int, Shard], segments: Segments) -> None:
         self.generation = generation
         self.shards = shards
-        self.graphs = graphs
+        self.segments = segments
         self._live: list[LiveRows] | None = None
 
     def live(self, connection: sqlite3.Connection) -> Sequence[LiveRows]:
@@ -128,10 +128,10 @@ class Views:
                 record.key: opened.get(record.key) or Shard(self._layout, self._manifest, record)
                 for record in db.shard_records(connection)
             }
-            asked = () if self._latest is None else self._latest.graphs.graphs
-            known = {graph.record.key: graph for graph in asked}
-            graphs = open_graphs(connection, self._layout, self._manifest.spec, known)
-            self._latest = View(generation, shards, graphs)
+            asked = () if self._latest is None else self._latest.segments.segments
+            known = {segment.record.key: segment for segment in asked}
+            segments = open_segments(connection, self._layout, self._manifest.spec, known)
+            self._latest = View(generation, shards, segments)
             return self._latest
 
     def forget(self) -> None:

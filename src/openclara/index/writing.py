@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from openclara.index import database as db
-from openclara.index.coarse.records import graph_records
+from openclara.index.coarse.records import segment_records
 
 if TYPE_CHECKING:
     import sqlite3
@@ -70,8 +70,8 @@ def remove_orphans(database: Database, layout: Layout) -> None:
     """Remove files that no transaction recorded; only for the one process that writes."""
     with database.reading() as connection:
         recorded = {record.name for record in db.shard_records(connection)}
-        recorded |= {record.name for record in graph_records(connection)}
-    written = layout.shard_files() + layout.graph_files()
+        recorded |= {record.name for record in segment_records(connection)}
+    written = layout.shard_files() + layout.segment_files()
     orphans = [path for path in written if path.name not in recorded]
     with db.explained(layout):
         for path in orphans + layout.temporary_files():

@@ -1,4 +1,4 @@
-"""Keeping the graphs up with the index: what is new is added, what is mostly dead is rebuilt."""
+"""Keeping the segments up with the index: what is new is added, what is mostly dead is rebuilt."""
 
 # N rows
 
@@ -11,17 +11,16 @@ import numpy as np
 
 from openclara.errors import FormatError
 from openclara.index import database as db
-from openclara.index.coarse.codes import SCHEME, codes, vectors_per_chunk
-from openclara.index.coarse.graph import NewGraph
+from openclara.index.coarse.codes import SCHEME
 from openclara.index.coarse.records import (
     SCHEMA,
-    GraphRecord,
-    forget_graphs,
-    graph_records,
-    next_graph_key,
-    record_graph,
+    SegmentRecord,
+    forget_segments,
+    next_segment_key,
+    record_segment,
+    segment_records,
 )
-from openclara.index.coarse.settings import Coarse, available
+from openclara.index.coarse.segment import NewSegment
 from openclara.index.shards import Shard
 from openclara.index.writing import remove_orphans
 
@@ -29,40 +28,41 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterator, Sequence
 
+    from openclara.index.coarse.settings import Coarse
     from openclara.index.database import Database
     from openclara.index.layout import Layout, Manifest
 
-GRAPH_VECTORS = 4 * 10**6
-"""Vectors of the largest graph: it is built in memory, about 0.5 kB each."""
+SEGMENT_CHUNKS = 2**16
+"""Chunks of the largest segment: its codes are made in memory."""
 
 WAITING_CHUNKS = 1024
-WAITING_SHARE = 128
-"""Chunks in no graph are scored exactly: up to so many, or one in so many of all, are left so."""
+WAITING_SHARE = 1024
+"""Chunks in no segment are scored exactly: up to so many, or one in so many of all, are left so."""
 
 MERGE_RATIO = 4
-"""A graph is merged with its neighbour unless that is so many times larger, as in a log-structured
-merge tree: every chunk is built into a graph a logarithmic number of times."""
+"""A segment is merged with its neighbour unless that is so many times larger, as in a
+log-structured merge tree: every chunk is built into a segment a logarithmic number of times."""
 
 BLOCK_ROWS = 1024
 
 
 @dataclass(slots=True)
 class Stretch:
-    """A range of chunk keys, covered by graphs or by none.
+    """A range of chunk keys, covered by segments or by none.
 
     Attributes:
         first: First key.
         last: Last key.
         live: Chunks of today in it.
         stale: Whether it is to be built.
-        replaces: Graphs that a new one would replace.
+        replaces: Segments that a new one would replace.
     """
 
     first: int
     last: int
     live: int
     stale: bool
-    replaces: list[GraphRecord] = field(default_factory=list)
+    replaces: list[SegmentRecord] = field(default_factory=list)
 
 
 def keep_up(
@@ -79,13 +79,13 @@ def keep_up(
         database: The record to change.
         layout: Where the files are.
         manifest: What is in them.
-        coarse: When graphs are wanted.
+        coarse: When segments are wanted.
         thorough: Leave no chunk waiting and few dead ones, as a compaction does.
 
     Raises:
         OpenClaraError: The disk is full or read-only; the index is as before.
     """
-    if coarse.from_chunks is None or not available():
+    if coarse.from_chunks is None:
         return
     with database.reading() as connection:
         (total,) = connection.execute("SELECT count(*) FROM chunks").fetchone()
@@ -97,18 +97,17 @@ def keep_up(
     allowed = 0 if thorough else max(WAITING_CHUNKS, total // WAITING_SHARE)
     if waiting <= allowed and not dead:
         return
-    capacity = max(1, GRAPH_VECTORS // vectors_per_chunk(manifest.spec))
-    for stretch in merged(found, capacity):
+    for stretch in merged(found, SEGMENT_CHUNKS):
         if stretch.stale:
-            _build(database, layout, manifest, stretch, capacity)
+            _build(database, layout, manifest, stretch, SEGMENT_CHUNKS)
     remove_orphans(database, layout)
 
 
 def stretches_of(connection: sqlite3.Connection, *, dead_share: float) -> list[Stretch]:
-    """All chunk keys in ascending ranges; stale are those in no graph, or in one too dead."""
+    """All chunk keys in ascending ranges; stale are those in no segment, or in one too dead."""
     found: list[Stretch] = []
     reached = 0
-    for record in graph_records(connection):
+    for record in segment_records(connection):
         if record.first > reached + 1:
             found.append(_stretch(connection, reached + 1, record.first - 1))
         one = _stretch(connection, record.first, record.last)
@@ -152,19 +151,19 @@ def _stretch(connection: sqlite3.Connection, first: int, last: int) -> Stretch:
 def _build(
     database: Database, layout: Layout, manifest: Manifest, stretch: Stretch, capacity: int
 ) -> None:
-    """Replace the graphs of a stretch by new ones of at most `capacity` chunks."""
+    """Replace the segments of a stretch by new ones of at most `capacity` chunks."""
     replaced = [record.key for record in stretch.replaces]
     with database.writing() as connection:
         connection.execute(SCHEMA)
-        key = next_graph_key(connection)
-    made: list[GraphRecord] = []
+        key = next_segment_key(connection)
+    made: list[SegmentRecord] = []
     for first, last in _parts(database, stretch, capacity):
         try:
-            graph = _graph(database, layout, manifest, first, last)
+            segment = _segment(database, layout, manifest, first, last)
         except (FormatError, FileNotFoundError):
             return  # a damaged shard: for `verify` to say, and a search that meets it
         with db.explained(layout):
-            record = graph.write(layout, key, first, last)
+            record = segment.write(layout, key, first, last)
         key += 1
         made.append(record)
         if not replaced:
@@ -175,11 +174,11 @@ def _build(
         _switch(database, made, replaced)
 
 
-def _switch(database: Database, made: Sequence[GraphRecord], replaced: Sequence[int]) -> None:
+def _switch(database: Database, made: Sequence[SegmentRecord], replaced: Sequence[int]) -> None:
     with database.writing() as connection:
-        forget_graphs(connection, replaced)
+        forget_segments(connection, replaced)
         for record in made:
-            record_graph(connection, record)
+            record_segment(connection, record)
 
 
 def _parts(database: Database, stretch: Stretch, capacity: int) -> Iterator[tuple[int, int]]:
@@ -198,21 +197,21 @@ def _parts(database: Database, stretch: Stretch, capacity: int) -> Iterator[tupl
     yield from [*ranges, (first, stretch.last)]
 
 
-def _graph(
+def _segment(
     database: Database, layout: Layout, manifest: Manifest, first: int, last: int
-) -> NewGraph:
+) -> NewSegment:
     spec = manifest.spec
     query = "SELECT shard, row, key FROM chunks WHERE key BETWEEN ? AND ? ORDER BY shard, row"
     with database.reading() as connection:
         records = {record.key: record for record in db.shard_records(connection)}
         rows = connection.execute(query, (first, last)).fetchall()
     table = np.array(rows, dtype=np.int64).reshape(-1, 3)
-    graph = NewGraph(spec)
+    segment = NewSegment(spec, len(table))
     starts = np.flatnonzero(np.diff(table[:, 0], prepend=-1))
     for start, end in zip(starts, [*starts[1:], len(table)], strict=True):
         shard = Shard(layout, manifest, records[int(table[start, 0])])
         for block in range(start, end, BLOCK_ROWS):
             part = table[block : min(block + BLOCK_ROWS, end)]
             latents_NMD = shard.prefixes(part[:, 1], spec.n_memory)
-            graph.add(part[:, 2], codes(latents_NMD, spec.score))
-    return graph
+            segment.add(part[:, 2], latents_NMD)
+    return segment

@@ -1,11 +1,12 @@
-"""Signs of rotated latents: one bit a dimension, nearly in the order of the cosines.
+"""Signs of rotated latents: one bit a dimension, enough to order chunks nearly by their scores.
 
-The share of bits in which two vectors differ estimates their angle (Charikar 2002, "Similarity
-estimation techniques from rounding algorithms"). The rotation spreads a few strong dimensions over
-all bits; it is made of permutations, signs and Hadamard blocks, so it is the same on every machine.
+A latent's signs times the question's own values estimate their product (Dong et al. 2008,
+"Asymmetric distance estimation with sketches"). The rotation spreads a few strong dimensions over
+all bits; it is made of permutations, signs and Hadamard blocks, so it is the same on every machine,
+and nothing is trained: what is added later has codes as good as what was there first.
 """
 
-# N rows, M memory tokens, D width, V vectors, B bytes of a code
+# N rows, M memory tokens, D width, V vectors of a question, B bytes of a code, K bits of a code
 
 from __future__ import annotations
 
@@ -14,43 +15,48 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
-    from openclara.types import LatentSpec, Score
+    from openclara.types import LatentSpec
 
-SCHEME = "signs-1"
-"""Recorded with every graph: codes of another scheme cannot be compared."""
+SCHEME = "signs-2"
+"""Recorded with every segment: codes of another scheme cannot be compared."""
+
+HEAD_BYTES = 24
+"""Of each latent's code so much is compared first, for all chunks."""
 
 ROUNDS = 2
 
 
-def vectors_per_chunk(spec: LatentSpec) -> int:
-    """Codes of a chunk: one for each latent under a late score, one of all under a flat score."""
-    return spec.n_memory if spec.score == "late" else 1
+def code_bytes(spec: LatentSpec) -> int:
+    """B: one bit a dimension, filled up to whole bytes."""
+    return -(-spec.width // 8)
 
 
-def bits(spec: LatentSpec) -> int:
-    """Bits of a code, filled up to whole bytes."""
-    dimensions = spec.width if spec.score == "late" else spec.n_memory * spec.width
-    return -(-dimensions // 8) * 8
+def head_bytes(spec: LatentSpec) -> int:
+    """How much of a latent's code is compared first."""
+    return min(HEAD_BYTES, code_bytes(spec))
 
 
-def codes(latents_NMD: Tensor, score: Score) -> npt.NDArray[np.uint8]:
-    """Codes of some chunks, or of one question's latents.
-
-    Args:
-        latents_NMD: (N, M, D) float32.
-        score: What they will be compared by.
-
-    Returns:
-        (N * M, B) under a late score, (N, B) under a flat one.
-    """
+def codes(latents_NMD: Tensor) -> npt.NDArray[np.uint8]:
+    """(N, M, B) signs of some chunks' latents, (N, M, D) float32."""
     rotated_NMD = latents_NMD @ rotation(latents_NMD.shape[-1])
-    rotated_VD = rotated_NMD.flatten(0, 1) if score == "late" else rotated_NMD.flatten(1)
-    return np.packbits((rotated_VD > 0).numpy(), axis=1)
+    return np.packbits((rotated_NMD > 0).numpy(), axis=-1)
+
+
+def asked_codes(vectors_VD: Tensor) -> Tensor:
+    """(K, V) int8 of a question's vectors, whose products with bits are in the order of cosines.
+
+    One scale for all of them, so that products of different vectors can be added.
+    """
+    rotated_VD = vectors_VD @ rotation(vectors_VD.shape[-1])
+    scaled_VD = rotated_VD * (127 / rotated_VD.abs().max().clamp(min=1e-30))
+    filled_VK = pad(scaled_VD.round().to(torch.int8), (0, -vectors_VD.shape[-1] % 8))
+    return filled_VK.T.contiguous()
 
 
 @lru_cache(maxsize=2)

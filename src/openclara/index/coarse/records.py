@@ -1,4 +1,4 @@
-"""What the database knows of the graphs; a file that it does not know does not count."""
+"""What the database knows of the segments; a file that it does not know does not count."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 # Made when first needed: an index of an earlier version has no such table, and is whole without it.
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS graphs (
+CREATE TABLE IF NOT EXISTS segments (
     key INTEGER PRIMARY KEY AUTOINCREMENT,
     name TEXT NOT NULL UNIQUE,
     first INTEGER NOT NULL,
@@ -25,10 +25,10 @@ CREATE TABLE IF NOT EXISTS graphs (
 
 
 @dataclass(frozen=True, slots=True)
-class GraphRecord:
-    """A graph over a range of chunk keys.
+class SegmentRecord:
+    """A segment over a range of chunk keys.
 
-    A chunk keeps its key and its latents for life, so a graph never grows wrong: chunks that were
+    A chunk keeps its key and its latents for life, so a segment never grows wrong: chunks that were
     deleted since are left out when they are looked up.
 
     Attributes:
@@ -52,40 +52,41 @@ class GraphRecord:
     sha256: str
 
 
-def graph_records(connection: sqlite3.Connection) -> list[GraphRecord]:
-    """Every recorded graph, by the keys it covers; ranges do not overlap."""
+def segment_records(connection: sqlite3.Connection) -> list[SegmentRecord]:
+    """Every recorded segment, by the keys it covers; ranges do not overlap."""
     if not _known(connection):
         return []
     query = (
-        "SELECT key, name, first, last, chunks, scheme, bytes, sha256 FROM graphs ORDER BY first"
+        "SELECT key, name, first, last, chunks, scheme, bytes, sha256 FROM segments ORDER BY first"
     )
-    return [GraphRecord(*row) for row in connection.execute(query)]
+    return [SegmentRecord(*row) for row in connection.execute(query)]
 
 
-def next_graph_key(connection: sqlite3.Connection) -> int:
-    """A graph number that was never recorded."""
-    query = "SELECT coalesce(max(seq), 0) + 1 FROM sqlite_sequence WHERE name = 'graphs'"
+def next_segment_key(connection: sqlite3.Connection) -> int:
+    """A segment number that was never recorded."""
+    query = "SELECT coalesce(max(seq), 0) + 1 FROM sqlite_sequence WHERE name = 'segments'"
     key: int = connection.execute(query).fetchone()[0]
     return key
 
 
-def record_graph(connection: sqlite3.Connection, record: GraphRecord) -> None:
-    """Make a written graph part of the index."""
+def record_segment(connection: sqlite3.Connection, record: SegmentRecord) -> None:
+    """Make a written segment part of the index."""
     connection.execute(SCHEMA)
+    connection.execute("DROP TABLE IF EXISTS graphs")  # of an earlier coarse stage
     connection.execute(
-        "INSERT INTO graphs (key, name, first, last, chunks, scheme, bytes, sha256) "
+        "INSERT INTO segments (key, name, first, last, chunks, scheme, bytes, sha256) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         (record.key, record.name, record.first, record.last, record.chunks, record.scheme,
          record.bytes, record.sha256),
     )  # fmt: skip
 
 
-def forget_graphs(connection: sqlite3.Connection, keys: Iterable[int]) -> None:
-    """Take graphs out of the record."""
+def forget_segments(connection: sqlite3.Connection, keys: Iterable[int]) -> None:
+    """Take segments out of the record."""
     if _known(connection):
-        connection.executemany("DELETE FROM graphs WHERE key = ?", ((key,) for key in keys))
+        connection.executemany("DELETE FROM segments WHERE key = ?", ((key,) for key in keys))
 
 
 def _known(connection: sqlite3.Connection) -> bool:
-    query = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'graphs'"
+    query = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'segments'"
     return connection.execute(query).fetchone() is not None

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
-from importlib.util import find_spec
 
 from openclara.errors import ConfigError
 
@@ -22,8 +20,8 @@ class Coarse:
         ConfigError: A number is out of range.
     """
 
-    from_chunks: int | None = 50_000
-    candidates: int = 4096
+    from_chunks: int | None = 20_000
+    candidates: int = 2048
 
     def __post_init__(self) -> None:
         if self.candidates < 1:
@@ -34,9 +32,3 @@ class Coarse:
 
 EXACT = Coarse(from_chunks=None)
 """Every chunk is scored, whatever the size."""
-
-
-@cache
-def available() -> bool:
-    """Whether usearch is installed (`pip install openclara[ann]`)."""
-    return find_spec("usearch") is not None
