@@ -1,11 +1,12 @@
-"""The loss of people's answers under two models, paired: finer than F1 where few answers are right.
+"""The loss of people's answers under two models, paired: finer than F1 where few are right.
 
-    python benchmarks/answer_loss.py runs/adaptation/questions.jsonl smollm2-135m runs/adaptation/adapted/instruct
+    python benchmarks/answer_loss.py QUESTIONS smollm2-135m runs/adaptation/adapted/instruct
 
-Each question is asked from the latents of its gold passage, and from those of another question's:
-the loss of the first answer in nats per token. A model that only learned the manner of the answers
-gains alike with either; what it gains more with the right one came through the latents. Prints JSON,
-with 95 % bootstrap intervals over questions.
+QUESTIONS is the `questions.jsonl` that `benchmarks/adaptation.py` leaves in its folder. Each is
+asked from the latents of its gold passage, and from those of another question's: the loss of the
+first answer in nats per token. A model that only learned the manner of the answers gains alike with
+either; what it gains more with the right one came through the latents. Prints JSON, with 95 %
+bootstrap intervals over questions.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def main() -> None:
 def examples(path: Path, clara: Clara, limit: int) -> list[Example]:
     """Questions with their gold passage, as token ids, cut as documents are when compressed."""
     tokenizer, longest = clara.tokenizer, clara.card.doc_max_length
-    found = []
+    found: list[Example] = []
     for record in read_records(path):
         gold = next((one for one in record.passages if one.gold), None)
         if gold is None or len(found) == limit:
