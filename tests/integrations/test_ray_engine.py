@@ -10,6 +10,7 @@ import signal
 
 import pytest
 import torch
+from local_ray import local_ray
 
 from openclara.cli.app import run
 from openclara.data.reading import read_documents
@@ -30,23 +31,9 @@ N_DOCUMENTS = 1300
 
 @pytest.fixture(scope="module")
 def ray():
-    """Ray on this machine, without network, dashboard or reports; stopped at the end."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        # The workers must not yield to other tests.
-        patch.setenv("RAY_worker_niceness", "0")
-        patch.delenv("RAY_ADDRESS", raising=False)
-        ray = pytest.importorskip("ray")
-        ray.init(
-            num_cpus=2,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-            object_store_memory=128 * 2**20,
-            _node_ip_address="127.0.0.1",
-        )
+    """Ray, stopped at the end."""
+    with local_ray() as ray:
         yield ray
-        ray.shutdown()
 
 
 @pytest.fixture(scope="module")

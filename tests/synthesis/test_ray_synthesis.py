@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from local_ray import local_ray
 from stand_in import StandIn
 from towns import document
 
@@ -37,24 +38,9 @@ N_PASSAGES = 8
 
 @pytest.fixture(scope="module")
 def ray():
-    """Ray on this machine, without network, dashboard or reports; stopped at the end."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_worker_niceness", "0")
-        # Workers have the environment in which Ray was started.
-        patch.setenv("KEY_OF_THE_TEACHER", KEY)
-        patch.delenv("RAY_ADDRESS", raising=False)
-        ray = pytest.importorskip("ray")
-        ray.init(
-            num_cpus=2,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-            object_store_memory=128 * 2**20,
-            _node_ip_address="127.0.0.1",
-        )
+    """Ray, stopped at the end."""
+    with local_ray(KEY_OF_THE_TEACHER=KEY) as ray:
         yield ray
-        ray.shutdown()
 
 
 @pytest.fixture(scope="module")

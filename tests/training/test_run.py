@@ -204,7 +204,6 @@ def test_a_compiled_run_learns_the_same_and_resumes_bit_for_bit(tiny_base, data,
     train(recipes[2], **stopping_after(3))
     plain, compiled, resumed = (timeless(train(recipe)) for recipe in recipes)
     assert compiled == resumed
-    assert compiled != plain  # the last bits: these are other loops
     for ours, theirs in zip(compiled, plain, strict=True):
         assert ours == pytest.approx(theirs, rel=2e-3, abs=1e-5)
 
