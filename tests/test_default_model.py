@@ -32,7 +32,12 @@ def test_weight_of_what_ships():
     assert sum(file.stat().st_size for file in folder.iterdir()) < 40_000_000
     card = json.loads((folder / "openclara.json").read_text())
     assert card["metrics"]
-    assert [stage["stage"] for stage in card["training"]] == ["compress", "instruct", "joint"]
+    assert [stage["stage"] for stage in card["training"]] == [
+        "text",
+        "compress",
+        "instruct",
+        "joint",
+    ]
 
 
 def test_main_job(clara, tmp_path):

@@ -7,12 +7,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import WIDTH, plain_lm
+from tiny import anchored_memory, plain_lm
 
 from openclara import Clara, Document, LatentIndex
 from openclara.errors import ConfigError, DataError, IndexMismatch
 from openclara.model.checkpoint import load_checkpoint, save_checkpoint
-from openclara.model.memory import MemoryTable
 from openclara.pipeline.inspecting import inspect_document, inspect_question, inspect_stored
 
 OPERA = Document("opera", "The opera house in Sydney was designed by Utzon, in 1973.", "Opera")
@@ -28,12 +27,12 @@ def clara(tiny_model):
 def anchored(tiny_model, tiny_base, tmp_path_factory):
     """The same model with anchored memory tokens."""
     words = plain_lm(tiny_base).get_input_embeddings().weight
-    memory = MemoryTable(8, WIDTH, n_vocabulary=words.shape[0])
-    memory.count(torch.arange(words.shape[0]))
+    memory = anchored_memory(words, n_memory=8)
     given = load_checkpoint(tiny_model)
     folder = tmp_path_factory.mktemp("anchored")
     card = replace(given.card, memory="anchored", latent_gain=0.5)
-    save_checkpoint(folder, replace(given, card=card, token_weight=memory.token_weight_V))
+    chosen = {"token_weight": memory.token_weight_V, "salience": memory.salience.state_dict()}
+    save_checkpoint(folder, replace(given, card=card, **chosen))
     return Clara.load(str(folder), device="cpu", precision="fp32")
 
 
@@ -74,7 +73,7 @@ def other_compressor(tiny_base, tmp_path):
 def test_places_point_into_what_was_read(which, request):
     (one,) = inspect_document(request.getfixturevalue(which), OPERA, n_memory=8)
     for view in one.latents:
-        for place in (view.nearest, view.stretch, view.carried):
+        for place in (view.nearest, view.carried):
             if place is not None:
                 assert place.text == one.text[place.start : place.end] != ""
         assert -1 <= view.cosine <= 1
@@ -83,21 +82,17 @@ def test_places_point_into_what_was_read(which, request):
 def test_learned_memory_carries_nothing(clara):
     (one,) = inspect_document(clara, OPERA)
     assert one.carried is None
-    assert {(view.stretch, view.carried) for view in one.latents} == {(None, None)}
+    assert {view.carried for view in one.latents} == {None}
     assert one.order == tuple(range(4))
 
 
-def test_anchored_memory_carries_a_token_of_its_stretch(anchored):
+def test_anchored_memory_carries_tokens_of_the_text(anchored):
     (one,) = inspect_document(anchored, OPERA, n_memory=8)
-    stretches = [one.latents[number].stretch for number in one.order]
-    assert stretches[0].start == 0
-    assert stretches[-1].end == len(one.text)
-    starts = [place.start for place in stretches]
-    assert starts == sorted(starts)
-    carried = [view.carried for view in one.latents]
-    assert all(c.start >= v.stretch.start for c, v in zip(carried, one.latents, strict=True))
+    starts = [one.latents[number].carried.start for number in one.order]
+    assert starts == sorted(set(starts))
+    assert all(one.text[c.start : c.end] == c.text for c in (v.carried for v in one.latents))
     assert all(view.norm != view.state_norm for view in one.latents)
-    assert 0 <= one.carried < 1
+    assert 0 < one.carried < 1
 
 
 def test_words_hold_a_letter_and_stand_once(clara):

@@ -14,6 +14,7 @@ from openclara.model.checkpoint import Card, Checkpoint, save_checkpoint
 from openclara.model.clara import ClaraModel
 from openclara.model.memory import MemoryTable
 from openclara.model.merged import MergedRoles
+from openclara.model.salience import DECAYS, OFFSETS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,6 +108,21 @@ def random_roles(lm: torch.nn.Module, roles=ROLES, *, seed: int = 1) -> dict:
         }
         for role in roles
     }
+
+
+def anchored_memory(
+    vocabulary_VD: torch.Tensor, *, n_memory: int = N_MEMORY, line_ends: tuple = (), seed: int = 0
+) -> MemoryTable:
+    """A table whose memory tokens carry tokens of the text, by weights and salience at random."""
+    generator = torch.Generator().manual_seed(seed)
+    n_vocabulary, width = vocabulary_VD.shape
+    table = MemoryTable(n_memory, width, n_vocabulary=n_vocabulary)
+    table.initialise(vocabulary_VD, seed=2)
+    table.count(torch.randint(0, 50, (n_vocabulary,), generator=generator))
+    table.salience.around_VK.copy_(torch.randn(n_vocabulary, OFFSETS, generator=generator))
+    table.salience.lead_L.copy_(torch.randn(len(DECAYS), generator=generator))
+    table.salience.mark_line_ends(line_ends)
+    return table
 
 
 def make_checkpoint(folder: Path, base: Path, *, with_reasoner: bool = True) -> Path:

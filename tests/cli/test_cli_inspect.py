@@ -8,7 +8,7 @@ import pytest
 
 TEXT = "The opera house in Sydney was designed by Utzon."
 VIEW = [
-    "number", "norm", "state_norm", "words", "nearest", "cosine", "stretch", "carried",
+    "number", "norm", "state_norm", "words", "nearest", "cosine", "carried",
 ]  # fmt: skip
 SUMMARY = ["mean_norm", "mean_cosine", "words", "recovered", "carried"]
 

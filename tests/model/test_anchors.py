@@ -1,4 +1,4 @@
-"""Anchored memory tokens: what each carries; prefixes and padding stay exact."""
+"""Anchored memory tokens: what each carries; prefixes, padding and the order of the text."""
 
 from __future__ import annotations
 
@@ -9,65 +9,121 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import N_MEMORY, plain_lm, random_roles, tiny_clara_model
+from tiny import N_MEMORY, anchored_memory, plain_lm, random_roles, tiny_clara_model
 
 from openclara.data.batches import text_batch
+from openclara.errors import FormatError
+from openclara.index.quantization import dequantize, quantize
 from openclara.model.checkpoint import load_checkpoint, memory_table, save_checkpoint
-from openclara.model.memory import TILES, MemoryTable, stretch, text_order
+from openclara.model.memory import MemoryTable
+from openclara.model.places import ARC, LENGTH, PLACE, in_text_order, write_places
+from openclara.model.salience import (
+    DECAYS,
+    LONGEST_TITLE,
+    REACH,
+    SPREAD,
+    SPREAD_WEIGHT,
+    Salience,
+)
 
-TEXTS = [[20, 30, 40], [50], list(range(60, 90)), [], [20] * 9]
+LINE_END = 7
+TEXTS = [[20, 30, 40], [50], list(range(60, 90)), [], [20] * 9, [11, 12, LINE_END, *range(40, 60)]]
 BOS, EOS, GAIN = 1, 2, 0.5
 
 
 @pytest.fixture(scope="module")
 def model(tiny_base):
     built = tiny_clara_model(tiny_base)
-    vocabulary_VD = built.vocabulary.weight
-    generator = torch.Generator().manual_seed(0)
-    anchored = MemoryTable(N_MEMORY, vocabulary_VD.shape[1], n_vocabulary=vocabulary_VD.shape[0])
-    anchored.initialise(vocabulary_VD, seed=2)
-    anchored.count(torch.randint(0, 50, (vocabulary_VD.shape[0],), generator=generator))
-    built.memory, built.latent_gain = anchored, GAIN
+    built.memory = anchored_memory(built.vocabulary.weight, line_ends=[LINE_END])
+    built.latent_gain = GAIN
     return built.eval()
 
 
-def encode(model, texts, n_memory=N_MEMORY):
+def encode(model, texts, n_memory=N_MEMORY, role="compressor"):
     with torch.inference_mode():
         batch = text_batch(texts, n_memory=n_memory, bos=BOS, eos=EOS)
-        return model.encode(batch, "compressor")
+        return model.encode(batch, role)
 
 
-def anchors_by_hand(text, weight_V, n_memory):
-    """Of each stretch the weightiest token that no earlier memory token carries."""
-    left = list(enumerate(float(weight_V[i]) for i in text))
-    picked = []
-    for start, end in map(stretch, range(n_memory)):
-        first, last = math.floor(start * len(text)), math.ceil(end * len(text))
-        free = [(-weight, at) for at, weight in left if first <= at < last]
-        at = min(free)[1] if free else None
-        left = [item for item in left if item[0] != at]
-        picked.append(at)
-    return picked
+def salience_by_hand(text, salience):
+    """Scores token by token, as the class describes them."""
+    table, lead = salience.around_VK.tolist(), salience.lead_L.tolist()
+    alone = []
+    for at in range(len(text)):
+        score = sum(
+            table[text[near]][near - at + REACH]
+            for near in range(at - REACH, at + REACH + 1)
+            if 0 <= near < len(text)
+        )
+        for part, decay in zip(lead, DECAYS, strict=True):
+            score += part * math.exp(-at / decay)
+        alone.append(score)
+    spread = []
+    for at, own in enumerate(alone):
+        near = alone[max(0, at - SPREAD) : at + SPREAD + 1]
+        spread.append(own + SPREAD_WEIGHT * sum(near) / len(near))
+    if LINE_END in text[:LONGEST_TITLE]:
+        spread = [score + 1e4 * (at < text.index(LINE_END)) for at, score in enumerate(spread)]
+    return spread
 
 
-def test_latents_are_the_final_states_plus_what_they_carry(model, tiny_base):
-    compressor = plain_lm(tiny_base, random_roles(plain_lm(tiny_base))["compressor"])
-    words, own = compressor.get_input_embeddings().weight, model.memory.weight.detach()
-    encoded = encode(model, TEXTS)
+def picked_by_hand(scores, n_memory):
+    order = sorted(range(len(scores)), key=lambda at: -scores[at])[:n_memory]
+    return [*order, *[None] * (n_memory - len(order))]
+
+
+def ranks_by_hand(picked):
+    """How many picked tokens stand before each in the text; those that pick nothing come last."""
+    places = [math.inf if at is None else at for at in picked]
+    return [
+        sum((other, i) < (own, j) for i, other in enumerate(places)) for j, own in enumerate(places)
+    ]
+
+
+def test_salience_against_a_loop(model):
+    salience = model.memory.salience
+    longest = max(map(len, TEXTS))
+    ids_RT = torch.tensor([text + [0] * (longest - len(text)) for text in TEXTS])
+    scores_RT = salience(ids_RT, torch.tensor([len(text) for text in TEXTS]))
+    for text, scores_T in zip(TEXTS, scores_RT, strict=True):
+        expected = torch.tensor(salience_by_hand(text, salience))
+        torch.testing.assert_close(scores_T[: len(text)], expected, rtol=1e-4, atol=1e-3)
+        assert scores_T[len(text) :].isneginf().all()
+        alone = salience(torch.tensor([text], dtype=torch.long), torch.tensor([len(text)]))[0]
+        assert torch.equal(scores_T[: len(text)], alone)
+
+
+@pytest.mark.parametrize("role", ["compressor", "reasoner"])
+def test_latents_are_the_final_states_plus_what_they_carry(model, tiny_base, role):
+    lm = plain_lm(tiny_base, random_roles(plain_lm(tiny_base))[role])
+    words, own = lm.get_input_embeddings().weight, model.memory.weight.detach()
+    encoded = encode(model, TEXTS, role=role)
     for row, text in enumerate(TEXTS):
-        picked = anchors_by_hand(text, model.memory.token_weight_V, N_MEMORY)
+        if role == "reasoner":
+            scores = [float(model.memory.token_weight_V[i]) for i in text]
+        else:
+            scores = salience_by_hand(text, model.memory.salience)
+        picked = picked_by_hand(scores, N_MEMORY)
         nothing = torch.zeros(words.shape[1])
         carried = torch.stack([nothing if at is None else words[text[at]] for at in picked])
         framed = torch.cat([own[3:4], words[[BOS, *text, EOS]], own[4:] + carried])
         with torch.inference_mode():
-            states = compressor(inputs_embeds=framed[None], output_hidden_states=True)
+            states = lm(inputs_embeds=framed[None], output_hidden_states=True)
         final_TD = states.hidden_states[-1][0]
         close = {"rtol": 1e-4, "atol": 1e-4}
         expected = final_TD[-N_MEMORY:] + carried / GAIN
+        angles = [ARC * ((rank + 0.5) / N_MEMORY - 0.5) for rank in ranks_by_hand(picked)]
+        length = 0.0 if role == "reasoner" else LENGTH / GAIN
+        expected[:, :PLACE] = length * torch.tensor([[math.cos(a), math.sin(a)] for a in angles])
         torch.testing.assert_close(encoded.latents_RMD[row], expected, **close)
         torch.testing.assert_close(
             encoded.memory_mean_RD[row], final_TD[-N_MEMORY:].mean(0), **close
         )
+        weights = torch.tensor(
+            [0.0 if at is None else float(model.memory.token_weight_V[text[at]]) for at in picked]
+        )
+        expected_weights = weights / max(float(weights.sum()), 1e-9)
+        torch.testing.assert_close(encoded.weights_RM[row], expected_weights, **close)
 
 
 def test_padded_latents_are_the_unpadded_ones(model):
@@ -77,28 +133,53 @@ def test_padded_latents_are_the_unpadded_ones(model):
         torch.testing.assert_close(together[row], alone, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("role", ["compressor", "reasoner"])
 @pytest.mark.parametrize("n_memory", [1, 3, 7])
-def test_a_prefix_of_the_latents_is_what_fewer_memory_tokens_give(model, n_memory):
-    whole = encode(model, TEXTS).latents_RMD[:, :n_memory]
-    fewer = encode(model, TEXTS, n_memory).latents_RMD
+def test_a_prefix_of_the_latents_is_what_fewer_memory_tokens_give(model, n_memory, role):
+    whole = encode(model, TEXTS, role=role).latents_RMD[:, :n_memory]
+    fewer = encode(model, TEXTS, n_memory, role=role).latents_RMD
     torch.testing.assert_close(whole, fewer, rtol=1e-4, atol=1e-4)
 
 
 @given(
     texts=st.lists(st.lists(st.integers(0, 9), max_size=40), min_size=1, max_size=3),
     n_memory=st.integers(1, 40),
+    by=st.sampled_from(["salience", "rarity"]),
 )
 @settings(max_examples=60)
-def test_every_token_is_carried_once_at_most(texts, n_memory):
-    memory = MemoryTable(40, 3, n_vocabulary=10)
-    memory.count(torch.tensor([5, 5, 1, 0, 9, 9, 9, 2, 3, 100]))
+def test_the_best_tokens_are_carried_once_each(texts, n_memory, by):
+    memory = anchored_memory(torch.randn(10, 3), n_memory=40, line_ends=[LINE_END])
     batch = text_batch(texts, n_memory=n_memory, bos=1, eos=2)
-    found = memory.anchors(batch.ids_RT, batch.text_lengths_R, n_memory).tolist()
-    for text, row in zip(texts, found, strict=True):
-        expected = anchors_by_hand(text, memory.token_weight_V, n_memory)
-        assert row == [0 if at is None else at + 2 for at in expected]
-        carried = [at for at in row if at]
-        assert len(set(carried)) == len(carried)
+    found = memory.anchors(batch.ids_RT, batch.text_lengths_R, n_memory, by=by)
+    for text, at_M, ranks_M in zip(texts, *(one.tolist() for one in found), strict=True):
+        carried = [at - 2 for at in at_M if at]
+        assert len(set(carried)) == len(carried) == min(n_memory, len(text))
+        assert all(0 <= at < len(text) for at in carried)
+        assert at_M == [*(at + 2 for at in carried), *[0] * (n_memory - len(carried))]
+        if by == "salience":
+            scores = salience_by_hand(text, memory.salience)
+        else:
+            scores = [float(memory.token_weight_V[i]) for i in text]
+        left = [score for at, score in enumerate(scores) if at not in carried]
+        taken = [scores[at] for at in carried]
+        assert taken == pytest.approx(sorted(taken, reverse=True), abs=2e-3)
+        assert not left or min(taken) >= max(left) - 2e-3
+        # The ranks count all 40 memory tokens, so they stay where they are at every prefix.
+        order = sorted(range(n_memory), key=ranks_M.__getitem__)
+        assert [at_M[j] for j in order if at_M[j]] == sorted(at for at in at_M if at)
+        assert all(0 <= rank < 40 for rank in ranks_M)
+        assert len(set(ranks_M)) == n_memory
+
+
+def test_a_title_is_carried_first(model):
+    text = TEXTS[-1]
+    batch = text_batch([text], n_memory=3, bos=BOS, eos=EOS)
+    found = model.memory.anchors(batch.ids_RT, batch.text_lengths_R, 3).at_RM[0].tolist()
+    assert set(found[:2]) == {2, 3}
+    late = [*range(40, 40 + LONGEST_TITLE), LINE_END, 50]
+    salience = Salience(100)
+    salience.mark_line_ends([LINE_END])
+    assert salience(torch.tensor([late]), torch.tensor([len(late)])).unique().tolist() == [0.0]
 
 
 def test_rare_tokens_weigh_more():
@@ -107,42 +188,79 @@ def test_rare_tokens_weigh_more():
     assert memory.token_weight_V.tolist() == pytest.approx([1.0, 0.5, 1e-3 / (1e-3 + 0.999)])
 
 
-def test_the_weights_are_kept_exactly_on_disk(tiny_base, tiny_model, tmp_path):
-    """Rounded to bf16 most rare tokens would tie, and other ones be carried than in training."""
+def test_what_is_carried_is_kept_exactly_on_disk(tiny_base, tiny_model, tmp_path):
+    """Rounded to bf16 many tokens would tie, and other ones be carried than in training."""
     words = plain_lm(tiny_base).get_input_embeddings().weight
-    counts = torch.arange(words.shape[0])
-    memory = MemoryTable(N_MEMORY, words.shape[1], n_vocabulary=words.shape[0])
-    memory.count(counts)
-    stored = replace(load_checkpoint(tiny_model), token_weight=memory.token_weight_V)
+    memory = anchored_memory(words)
+    given = load_checkpoint(tiny_model)
+    stored = replace(
+        given,
+        card=replace(given.card, memory="anchored"),
+        token_weight=memory.token_weight_V,
+        salience=memory.salience.state_dict(),
+    )
     save_checkpoint(tmp_path, stored)
     again = memory_table(load_checkpoint(tmp_path), words)
     assert again.anchored
     assert torch.equal(again.token_weight_V, memory.token_weight_V)
+    for name, tensor in memory.salience.state_dict().items():
+        assert torch.equal(again.salience.state_dict()[name], tensor)
     assert load_checkpoint(tmp_path).fingerprint() == stored.fingerprint()
-    assert stored.fingerprint() != load_checkpoint(tiny_model).fingerprint()
+    other = replace(stored, salience=anchored_memory(words, seed=9).salience.state_dict())
+    assert other.fingerprint() != stored.fingerprint() != given.fingerprint()
+    save_checkpoint(tmp_path, replace(stored, salience={}))
+    with pytest.raises(FormatError, match=r"by an earlier version.*train it anew"):
+        load_checkpoint(tmp_path)
 
 
 def test_prompts_take_the_latents_in_the_order_of_the_text(model, tiny_base):
-    latents_NMD = torch.arange(2 * 5 * 1.0).view(2, 5, 1)
-    order = sorted(range(5), key=lambda number: stretch(number)[0])
-    assert order != list(range(5))
-    expected = torch.cat([latents_NMD[0, order], latents_NMD[1, order]])
-    assert torch.equal(model.in_reading_order(latents_NMD), expected)
-    assert torch.equal(
-        tiny_clara_model(tiny_base).in_reading_order(latents_NMD), latents_NMD.view(10, 1)
-    )
+    encoded = encode(model, TEXTS[2:3] + TEXTS[5:], 5)
+    read = model.in_reading_order(encoded.latents_RMD)
+    expected = []
+    for text, latents_MD in zip(TEXTS[2:3] + TEXTS[5:], encoded.latents_RMD, strict=True):
+        picked = picked_by_hand(salience_by_hand(text, model.memory.salience), 5)
+        order = sorted(range(5), key=picked.__getitem__)
+        expected.append(latents_MD[order])
+    assert any(sorted(one) != one for one in [picked])
+    expected_SD = torch.cat(expected)
+    expected_SD[:, :PLACE] = 0.0
+    assert torch.equal(read, expected_SD)
+    learned = torch.arange(2 * 5 * 3.0).view(2, 5, 3)
+    assert torch.equal(tiny_clara_model(tiny_base).in_reading_order(learned), learned.view(10, 3))
 
 
-def test_the_first_stretches_tile_the_text():
-    spans = [stretch(number) for number in text_order(TILES)]
-    assert spans == [(i / TILES, (i + 1) / TILES) for i in range(TILES)]
-    # Any prefix is spread over the text: the first two stand in different halves.
-    assert {start >= 0.5 for start, _ in (stretch(0), stretch(1))} == {False, True}
+@pytest.mark.parametrize("stored", ["bf16", "int8", "int4"])
+def test_places_outlive_storage(stored):
+    """64 latents as large as those of the default model, in any order, at any prefix."""
+    generator = torch.Generator().manual_seed(0)
+    n_places, gain = 64, 0.03
+    ranks_RM = torch.stack([torch.randperm(n_places, generator=generator) for _ in range(20)])
+    latents = 4.6 * torch.randn(20, n_places, 576, generator=generator)
+    marked = write_places(latents, ranks_RM, n_places=n_places, latent_gain=gain)
+    rounded = dequantize(quantize(marked, stored), stored, width=576)
+    for n_memory in (16, n_places):
+        found = in_text_order(rounded[:, :n_memory])
+        assert (found[..., :PLACE] == 0).all()
+        order = ranks_RM[:, :n_memory].argsort(dim=1)
+        expected = torch.stack([one[at] for one, at in zip(rounded, order, strict=True)])
+        if stored != "int4":
+            assert torch.equal(found[..., PLACE:], expected[..., PLACE:])
+        # Where each comes, after where it should: four bits move it by a few places at most.
+        came = torch.cdist(found[..., PLACE:], expected[..., PLACE:]).argmin(2)
+        moved = (came - torch.arange(n_memory)).abs()
+        assert moved.max() <= 4
+        assert moved.float().mean() < 1
+    # No document gains or loses by where its latents stand.
+    lengths = marked[..., :PLACE].norm(dim=-1)
+    torch.testing.assert_close(lengths, torch.full_like(lengths, LENGTH / gain))
 
 
-@pytest.mark.parametrize("n_tokens", [16, 32, 64])
-def test_later_stretches_are_different_and_finer(n_tokens):
-    spans = [stretch(number) for number in range(n_tokens)]
-    assert len(set(spans)) == n_tokens
-    assert all(0 <= start < end <= 1 for start, end in spans)
-    assert {end - start for start, end in spans[n_tokens // 2 :]} == {1 / n_tokens}
+def test_gradients_reach_every_latent_but_its_place():
+    latents = torch.randn(2, 4, 6, requires_grad=True)
+    ranks_RM = torch.tensor([[2, 0, 3, 1], [0, 1, 2, 3]])
+    marked = write_places(latents, ranks_RM, n_places=4, latent_gain=GAIN)
+    factors = torch.arange(2 * 4 * 6.0).view(2, 4, 6)
+    (in_text_order(marked) * factors).sum().backward()
+    expected = torch.stack([factors[row][ranks_RM[row]] for row in range(2)])
+    expected[..., :PLACE] = 0.0
+    assert torch.equal(latents.grad, expected)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from published import CONFIG, HEAD, make_published, merged_lm, special_ids, untied_base
 from safetensors.torch import load_file
-from tiny import N_MEMORY, make_checkpoint, plain_lm
+from tiny import N_MEMORY, anchored_memory, make_checkpoint, plain_lm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from openclara import Clara
@@ -166,7 +166,9 @@ def test_an_uneven_length(tmp_path, base):
 def test_what_the_published_code_cannot_express(tmp_path, base, changes, message):
     ours = make_checkpoint(tmp_path / "ours", base)
     checkpoint = load_checkpoint(ours)
-    save_checkpoint(ours, replace(checkpoint, card=replace(checkpoint.card, **changes)))
+    memory = anchored_memory(plain_lm(base).get_input_embeddings().weight)
+    changed = replace(checkpoint, card=replace(checkpoint.card, **changes))
+    save_checkpoint(ours, replace(changed, salience=memory.salience.state_dict()))
     with pytest.raises(ModelError, match=message) as error:
         convert(str(ours), tmp_path / "published")
     assert "\n" not in str(error.value)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
-from tiny import N_MEMORY, plain_lm, random_roles, tiny_clara_model
+from tiny import N_MEMORY, anchored_memory, plain_lm, random_roles, tiny_clara_model
 
 from openclara.model.lens import examine, logit_lens, mean_pairwise_cosine, nearest
-from openclara.model.memory import MemoryTable, stretch
+from openclara.model.places import PLACE
 
 BOS, EOS, GAIN = 1, 2, 0.5
 TEXT = [20, 30, 40, 50, 60, 20, 70, 80, 90]
@@ -25,11 +23,7 @@ def learned(tiny_base):
 @pytest.fixture(scope="module")
 def anchored(tiny_base):
     built = tiny_clara_model(tiny_base)
-    vocabulary_VD = built.vocabulary.weight
-    table = MemoryTable(N_MEMORY, vocabulary_VD.shape[1], n_vocabulary=vocabulary_VD.shape[0])
-    table.initialise(vocabulary_VD, seed=2)
-    table.count(torch.arange(vocabulary_VD.shape[0]))
-    built.memory, built.latent_gain = table, GAIN
+    built.memory, built.latent_gain = anchored_memory(built.vocabulary.weight), GAIN
     return built.eval()
 
 
@@ -50,30 +44,34 @@ def test_a_learned_latent_is_its_state(learned, tiny_base, role):
     torch.testing.assert_close(found.states_MD, states[-N_MEMORY:], **CLOSE)
     assert torch.equal(found.latents_MD, found.states_MD)
     assert found.anchors == ()
+    assert found.order == tuple(range(N_MEMORY))
 
 
-def test_an_anchored_latent_is_its_state_and_what_it_carries(anchored, tiny_base):
-    found = examine(anchored, TEXT, "compressor", n_memory=N_MEMORY, **FRAME)
-    # Tokens are as frequent as their number, and frequent ones weigh less: of each eighth of the
-    # text the smallest id that is left.
-    expected: list[int | None] = []
-    for start, end in map(stretch, range(N_MEMORY)):
-        touched = range(math.floor(start * len(TEXT)), math.ceil(end * len(TEXT)))
-        left = [at for at in touched if at not in expected]
-        expected.append(min(left, key=TEXT.__getitem__, default=None))
+@pytest.mark.parametrize("role", ["compressor", "reasoner"])
+def test_an_anchored_latent_is_its_state_and_what_it_carries(anchored, tiny_base, role):
+    found = examine(anchored, TEXT, role, n_memory=N_MEMORY, **FRAME)
+    if role == "compressor":
+        scores = anchored.memory.salience(torch.tensor([TEXT]), torch.tensor([len(TEXT)]))[0]
+    else:
+        scores = anchored.memory.token_weight_V[torch.tensor(TEXT)]
+    expected = sorted(range(len(TEXT)), key=lambda at: -float(scores[at]))[:N_MEMORY]
     assert list(found.anchors) == expected
+    assert [expected[number] for number in found.order] == sorted(expected)
     words = plain_lm(tiny_base).get_input_embeddings().weight
-    nothing = torch.zeros(words.shape[1])
-    carried_MD = torch.stack([nothing if at is None else words[TEXT[at]] for at in expected])
-    states = states_by_hand(anchored, tiny_base, "compressor", carried_MD)
-    torch.testing.assert_close(found.states_MD, states[-N_MEMORY:], **CLOSE)
-    torch.testing.assert_close(found.latents_MD - found.states_MD, carried_MD / GAIN, **CLOSE)
+    carried_MD = torch.stack([words[TEXT[at]] for at in expected])
+    states = states_by_hand(anchored, tiny_base, role, carried_MD)
+    assert (found.states_MD[:, :PLACE] == 0).all()
+    beyond = (slice(None), slice(PLACE, None))
+    torch.testing.assert_close(found.states_MD[beyond], states[-N_MEMORY:][beyond], **CLOSE)
+    difference = (found.latents_MD - found.states_MD)[beyond]
+    torch.testing.assert_close(difference, carried_MD[beyond] / GAIN, **CLOSE)
 
 
 def test_a_token_that_finds_nothing_to_carry(anchored):
     found = examine(anchored, [20], "compressor", n_memory=3, **FRAME)
     assert found.anchors == (0, None, None)
-    assert torch.equal(found.latents_MD[1:], found.states_MD[1:])
+    assert found.order == (0, 1, 2)
+    assert torch.equal(found.latents_MD[1:, PLACE:], found.states_MD[1:, PLACE:])
 
 
 def test_stored_latents_are_examined_as_they_are_stored(anchored):
@@ -81,9 +79,10 @@ def test_stored_latents_are_examined_as_they_are_stored(anchored):
     rounded_MD = fresh.latents_MD.bfloat16()
     stored = examine(anchored, TEXT, "compressor", n_memory=4, stored_MD=rounded_MD, **FRAME)
     assert torch.equal(stored.latents_MD, rounded_MD.float())
-    carried_MD = fresh.latents_MD - fresh.states_MD
-    torch.testing.assert_close(stored.states_MD, rounded_MD.float() - carried_MD, **CLOSE)
-    assert stored.anchors == fresh.anchors
+    carried_MD = (fresh.latents_MD - fresh.states_MD)[:, PLACE:]
+    expected = rounded_MD.float()[:, PLACE:] - carried_MD
+    torch.testing.assert_close(stored.states_MD[:, PLACE:], expected, **CLOSE)
+    assert (stored.anchors, stored.order) == (fresh.anchors, fresh.order)
 
 
 def test_the_lens_is_the_head_of_the_base(learned, tiny_base):

@@ -13,9 +13,6 @@ from openclara.cli.render import WIDEST_TABLE, counted, out, plain, preview
 if TYPE_CHECKING:
     from openclara.pipeline.inspecting import Inspection, Place
 
-NARROW = 100
-"""Columns below which the stretches are left out."""
-
 WIDEST_WORD = 16
 BLANKS = {" ": "␣", "\n": "↵", "\t": "⇥"}
 
@@ -25,12 +22,8 @@ def inspection(one: Inspection) -> None:
     _head(one)
     width = min(out.width, WIDEST_TABLE)
     anchored = one.carried is not None
-    # In a narrow terminal the words are worth more than the stretches, which the spans tell too.
-    with_stretch = anchored and width >= NARROW
     table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, width=width)
     table.add_column("#", justify="right", style="dim", no_wrap=True)
-    if with_stretch:
-        table.add_column("stands for", ratio=2, style="dim", no_wrap=True, overflow="ellipsis")
     if anchored:
         table.add_column("carries", max_width=WIDEST_WORD, no_wrap=True, overflow="ellipsis")
     table.add_column("decodes to", ratio=3)
@@ -40,8 +33,6 @@ def inspection(one: Inspection) -> None:
     for number in one.order:
         view = one.latents[number]
         row: list[Text | str] = [str(number)]
-        if with_stretch:
-            row.append("" if view.stretch is None else " ".join(plain(view.stretch.text).split()))
         if anchored:
             row.append(Text("–", style="dim") if view.carried is None else _shown(view.carried))
         words = Text(", ").join(Text(plain(word.text)) for word in view.words)

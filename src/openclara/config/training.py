@@ -193,6 +193,9 @@ class RunConfig(Strict):
     """Run folder: resolved recipe, metrics, resumable state, checkpoint."""
     init_from: str | None = None
     """Run folder or zoo name to start from; its [model] part is inherited."""
+    generator_from: str | None = None
+    """Run folder whose generator to start with where `init_from` is not given: a reader of text
+    reads the tokens that anchored memory carries."""
     n_memory: tuple[int, ...] = Field((4, 8, 16, 32, 64), min_length=1)
     """Prefix lengths of the memory tokens, one drawn for each batch."""
     model: ModelConfig = ModelConfig()
@@ -201,6 +204,9 @@ class RunConfig(Strict):
     """What is trained, and on which loss."""
     data: tuple[DataConfig, ...] = Field(min_length=1)
     """Training records."""
+    salience: tuple[DataConfig, ...] = ()
+    """Records whose questions teach which tokens anchored memory carries; those of [[data]] if
+    empty. Read once, where there is no `init_from`."""
     data_root: Path = Path("data")
     """Folder that the paths under [[data]] are relative to."""
     optim: OptimConfig = OptimConfig()

@@ -82,6 +82,7 @@ class Checkpoint:
         roles: LoRA tensors of each role there is.
         memory: (rows, D) the memory table.
         token_weight: (V,) weights of tokens for anchored memory; empty for learned rows alone.
+        salience: Tensors of `model.salience` for anchored memory; empty likewise.
         head: (O, D) rows of the model's own tokens in a published LM head, in the order of their
             published ids; empty for models trained here.
     """
@@ -90,6 +91,7 @@ class Checkpoint:
     roles: dict[Role, dict[str, Tensor]]
     memory: Tensor
     token_weight: Tensor = field(default_factory=lambda: torch.empty(0))
+    salience: dict[str, Tensor] = field(default_factory=dict)
     head: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def fingerprint(self) -> str:
@@ -122,6 +124,7 @@ def _flat(checkpoint: Checkpoint) -> dict[str, Tensor]:
     flat = {name: tensor.bfloat16() for name, tensor in flat.items()}
     # Not rounded: most rare tokens would tie, and other tokens be anchors than in training.
     flat["token_weight"] = checkpoint.token_weight.float()
+    flat |= {f"salience.{name}": tensor.float() for name, tensor in checkpoint.salience.items()}
     return {name: flat[name].detach().cpu().contiguous() for name in sorted(flat)}
 
 
@@ -194,8 +197,15 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         if own:
             roles[role] = {name.removeprefix(f"{role}."): tensors[name] for name in own}
     card = Card(**{f.name: manifest[f.name] for f in known if f.name in manifest})
+    own = [name for name in tensors if name.startswith("salience.")]
+    salience = {name.removeprefix("salience."): tensors[name] for name in own}
+    if card.memory == "anchored" and not salience:
+        raise FormatError(
+            f"{folder} was trained by an earlier version, whose memory tokens carried other tokens "
+            "of a text; train it anew"
+        )
     head = tensors.get("head", torch.empty(0))
-    return Checkpoint(card, roles, tensors["memory"], tensors["token_weight"], head)
+    return Checkpoint(card, roles, tensors["memory"], tensors["token_weight"], salience, head)
 
 
 def export_peft(checkpoint: Checkpoint, role: Role, folder: Path) -> None:
@@ -232,5 +242,9 @@ def memory_table(checkpoint: Checkpoint, vocabulary_VD: Tensor) -> MemoryTable:
         n_vocabulary=checkpoint.token_weight.shape[0],
     )
     state = {"weight": checkpoint.memory, "token_weight_V": checkpoint.token_weight}
-    table.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+    state |= {f"salience.{name}": tensor for name, tensor in checkpoint.salience.items()}
+    # Of learned rows alone there is no salience to load; its rows are empty as well.
+    table.load_state_dict(
+        {name: tensor.float() for name, tensor in state.items()}, strict=table.anchored
+    )
     return table

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from openclara.model.memory import text_order
+from openclara.model.places import in_text_order, without_places, write_places
 from openclara.model.scoring import cosine_scores, late_scores
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from openclara.data.batches import PromptBatch, TextBatch
     from openclara.model.adapters import Role
-    from openclara.model.memory import MemoryTable
+    from openclara.model.memory import Anchors, MemoryTable
 
 
 class Roles(Protocol):
@@ -29,6 +29,21 @@ class Roles(Protocol):
 
     def use(self, role: Role | None) -> AbstractContextManager[Any]:
         """The LM under `role` for the length of the block."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Carried:
+    """What anchored memory tokens carry.
+
+    Attributes:
+        embeddings_RMD: (R, M, D) of the tokens; zero where a memory token carries none.
+        weights_RM: (R, M) how rare those tokens are, likewise.
+        anchors: Where they stand.
+    """
+
+    embeddings_RMD: Tensor
+    weights_RM: Tensor
+    anchors: Anchors
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,13 +109,15 @@ class ClaraModel(nn.Module):
         but the last states at the memory positions is needed. Texts are padded on the right, and
         under causal attention padding there changes nothing, so no mask is passed.
         """
-        states_RTD, anchors_RMD, weights_RM = self.states(batch, role)
+        states_RTD, carried = self.states(batch, role)
         n_rows, _, width = states_RTD.shape
         positions_RM = batch.memory_positions_RM
         index_RMD = positions_RM.unsqueeze(-1).expand(n_rows, positions_RM.shape[1], width)
         memory_RMD = latents_RMD = states_RTD.gather(1, index_RMD)
-        if anchors_RMD is not None:
-            latents_RMD = latents_RMD + anchors_RMD / self.latent_gain
+        weights_RM = torch.ones_like(positions_RM, dtype=torch.float32)
+        if carried is not None:
+            weights_RM = carried.weights_RM
+            latents_RMD = self.latents(memory_RMD, carried, role)
         text_mask_RT = torch.arange(states_RTD.shape[1], device=states_RTD.device).unsqueeze(0)
         text_mask_RT = text_mask_RT < batch.text_lengths_R.unsqueeze(1)
         summed_RD = torch.einsum("rtd,rt->rd", states_RTD.float(), text_mask_RT.float())
@@ -111,39 +128,48 @@ class ClaraModel(nn.Module):
             weights_RM=weights_RM / weights_RM.sum(1, keepdim=True).clamp(min=1e-9),
         )
 
-    def states(self, batch: TextBatch, role: Role) -> tuple[Tensor, Tensor | None, Tensor]:
+    def states(self, batch: TextBatch, role: Role) -> tuple[Tensor, Carried | None]:
         """States after the final norm at every position, and what the memory tokens carry.
 
         Returns:
-            (R, T, D) states; the (R, M, D) embeddings of the anchors, zero where a memory token
-            carries none, or None where memory is learned rows alone; (R, M) weights of the tokens
-            they carry, 1 where they carry none by nature.
+            (R, T, D) states, and what is carried; None where memory is learned rows alone.
         """
         embedded_RTD = self.memory.embed(batch.ids_RT, self.vocabulary)
-        anchors_RMD = None
-        weights_RM = torch.ones_like(batch.memory_positions_RM, dtype=torch.float32)
+        carried = None
         if self.memory.anchored:
-            anchors_RMD, weights_RM = self._anchors(batch, embedded_RTD)
-            index_RMD = batch.memory_positions_RM.unsqueeze(-1).expand_as(anchors_RMD)
-            embedded_RTD = embedded_RTD.scatter_add(1, index_RMD, anchors_RMD)
+            carried = self._carried(batch, embedded_RTD, role)
+            carried_RMD = carried.embeddings_RMD
+            index_RMD = batch.memory_positions_RM.unsqueeze(-1).expand_as(carried_RMD)
+            embedded_RTD = embedded_RTD.scatter_add(1, index_RMD, carried_RMD)
         with self.roles.use(role) as lm:
             states_RTD = lm.model(inputs_embeds=embedded_RTD, use_cache=False).last_hidden_state
         # A base that is spread over devices ends on another one than it begins.
-        states_RTD = states_RTD.to(embedded_RTD.device)
-        return states_RTD, anchors_RMD, weights_RM
+        return states_RTD.to(embedded_RTD.device), carried
 
-    def _anchors(self, batch: TextBatch, embedded_RTD: Tensor) -> tuple[Tensor, Tensor]:
-        """(R, M, D) embeddings that the memory tokens carry, and (R, M) weights of those tokens.
+    def latents(self, memory_RMD: Tensor, carried: Carried, role: Role) -> Tensor:
+        """(R, M, D) latents of anchored memory tokens from their (R, M, D) states."""
+        latents_RMD = memory_RMD + carried.embeddings_RMD / self.latent_gain
+        if role == "reasoner":
+            return without_places(latents_RMD)
+        return write_places(
+            latents_RMD,
+            carried.anchors.ranks_RM,
+            n_places=max(self.memory.n_memory, latents_RMD.shape[1]),
+            latent_gain=self.latent_gain,
+        )
 
-        Both are zero where a memory token carries none.
-        """
-        n_memory = batch.memory_positions_RM.shape[1]
-        at_RM = self.memory.anchors(batch.ids_RT, batch.text_lengths_R, n_memory)
-        width = embedded_RTD.shape[2]
+    def _carried(self, batch: TextBatch, embedded_RTD: Tensor, role: Role) -> Carried:
+        anchors = self.memory.anchors(
+            batch.ids_RT,
+            batch.text_lengths_R,
+            batch.memory_positions_RM.shape[1],
+            by="rarity" if role == "reasoner" else "salience",
+        )
+        at_RM, width = anchors.at_RM, embedded_RTD.shape[2]
         picked_RMD = embedded_RTD.gather(1, at_RM.unsqueeze(-1).expand(-1, -1, width))
-        carries_RM = at_RM > 0
         weights_RM = self.memory.token_weight_V[batch.ids_RT.clamp(min=0)].gather(1, at_RM)
-        return picked_RMD * carries_RM.unsqueeze(-1), weights_RM * carries_RM
+        carries_RM = at_RM > 0
+        return Carried(picked_RMD * carries_RM.unsqueeze(-1), weights_RM * carries_RM, anchors)
 
     def scores(self, questions: Encoded, latents_BNMD: Tensor) -> Tensor:
         """(B, N) scores of B questions with the (B, N, M, D) latents of their candidates."""
@@ -161,7 +187,7 @@ class ClaraModel(nn.Module):
             (N * M, D); anchored latents in the order of the text, others as numbered.
         """
         if self.memory.anchored:
-            latents_NMD = latents_NMD[:, text_order(latents_NMD.shape[1])]
+            latents_NMD = in_text_order(latents_NMD)
         return latents_NMD.flatten(0, 1)
 
     def answer_logits(self, batch: PromptBatch, latents_SD: Tensor | None) -> tuple[Tensor, Tensor]:

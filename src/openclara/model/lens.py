@@ -16,15 +16,14 @@ import torch
 from torch import Tensor
 
 from openclara.data.batches import text_batch
+from openclara.model.memory import BEFORE_TEXT
+from openclara.model.places import places, without_places
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from openclara.model.adapters import Role
     from openclara.model.clara import ClaraModel
-
-BEFORE_TEXT = 2
-"""ENC and BOS stand before the first token of a text."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,16 +32,18 @@ class Examined:
 
     Attributes:
         latents_MD: (M, D) float32 latents, as they are stored and compared.
-        states_MD: (M, D) float32 the same without what they carry.
+        states_MD: (M, D) float32 the same without what they carry, and without their places.
         text_states_TD: (T, D) float32 final states at the tokens of the text.
         anchors: For each memory token the text token that it carries, None for none; empty where
             memory is learned rows alone.
+        order: Numbers of the latents as they stand in a prompt.
     """
 
     latents_MD: Tensor
     states_MD: Tensor
     text_states_TD: Tensor
-    anchors: tuple[int | None, ...] = ()
+    anchors: tuple[int | None, ...]
+    order: tuple[int, ...]
 
 
 @torch.inference_mode()
@@ -69,21 +70,29 @@ def examine(
     """
     batch = text_batch([ids], n_memory=n_memory, bos=bos, eos=eos)
     batch = batch.to(model.memory.weight.device)
-    states_RTD, anchors_RMD, _ = model.states(batch, role)
+    states_RTD, carried = model.states(batch, role)
     text_states_TD = states_RTD[0, BEFORE_TEXT : BEFORE_TEXT + len(ids)].float()
-    states_MD = states_RTD[0, batch.memory_positions_RM[0]]
-    carried_MD = torch.zeros_like(states_MD)
-    anchors: tuple[int | None, ...] = ()
-    if anchors_RMD is not None:
-        carried_MD = anchors_RMD[0] / model.latent_gain
-        at_M = model.memory.anchors(batch.ids_RT, batch.text_lengths_R, n_memory)[0].tolist()
-        anchors = tuple(None if at == 0 else at - BEFORE_TEXT for at in at_M)
+    states_RMD = states_RTD[:, batch.memory_positions_RM[0]]
+    if carried is None:
+        latents_MD = states_RMD[0] if stored_MD is None else stored_MD.to(states_RMD.device)
+        latents_MD = latents_MD.float()
+        return Examined(latents_MD, latents_MD, text_states_TD, (), tuple(range(n_memory)))
+    at_M = carried.anchors.at_RM[0].tolist()
+    anchors = tuple(None if at == 0 else at - BEFORE_TEXT for at in at_M)
+    carried_MD = carried.embeddings_RMD[0] / model.latent_gain
     if stored_MD is None:
         # Summed in the model's own arithmetic, as the latents that are stored.
-        latents_MD = (states_MD + carried_MD).float()
-        return Examined(latents_MD, states_MD.float(), text_states_TD, anchors)
-    latents_MD = stored_MD.to(states_MD.device).float()
-    return Examined(latents_MD, latents_MD - carried_MD.float(), text_states_TD, anchors)
+        latents_MD = model.latents(states_RMD, carried, role)[0].float()
+        states_MD = states_RMD[0].float()
+    else:
+        latents_MD = stored_MD.to(states_RMD.device).float()
+        states_MD = latents_MD - carried_MD.float()
+    order = places(latents_MD).argsort(stable=True)
+    if role == "reasoner":
+        # Of a question there are no places in the latents, nor do they go into prompts.
+        order = carried.anchors.ranks_RM[0].argsort()
+    states_MD = without_places(states_MD)
+    return Examined(latents_MD, states_MD, text_states_TD, anchors, tuple(order.tolist()))
 
 
 @torch.inference_mode()

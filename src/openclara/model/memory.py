@@ -7,26 +7,42 @@ M memory tokens, D width, V vocabulary, S slots.
 
 from __future__ import annotations
 
-import math
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from openclara.data.tokenizer import MEM_0, SLOT
+from openclara.model.salience import Salience
 
-TILES = 8
-"""Anchored memory tokens that together tile a text once."""
+BEFORE_TEXT = 2
+"""ENC and BOS stand before the first token of a text."""
+AROUND_TEXT = BEFORE_TEXT + 1
+"""And EOS after the last."""
+
+
+class Anchors(NamedTuple):
+    """What the memory tokens of R texts carry.
+
+    Attributes:
+        at_RM: (R, M) positions of the tokens carried; 0, where ENC stands, for none.
+        ranks_RM: (R, M) how many tokens carried by any memory token of the table, in use or not,
+            stand before it in the text.
+    """
+
+    at_RM: Tensor
+    ranks_RM: Tensor
 
 
 class MemoryTable(nn.Module):
     """Trainable embeddings of SEP, ENC and the memory tokens.
 
-    With `n_vocabulary` the memory tokens are *anchored*: each stands for one stretch of the text
-    and carries the embedding of the weightiest token there that no earlier memory token carries,
-    both at its input and added to its latent. Token weights fall with frequency (smooth inverse
-    frequency, Arora et al. 2017). Learned rows alone start blind: at this size hundreds of steps
-    pass before anything flows through them (`docs/experiments.md`). Which token is carried
-    depends on the earlier memory tokens alone, so a prefix stays valid by itself.
+    With `n_vocabulary` the memory tokens are *anchored*: the j-th carries the embedding of the j-th
+    most salient token of the text, both at its input and added to its latent. Learned rows alone
+    start blind: at this size hundreds of steps pass before anything flows through them
+    (`docs/experiments.md`). Of a question the rarest tokens are carried, as its score is weighted
+    (smooth inverse frequency, Arora et al. 2017). Which token one carries does not depend on how
+    many memory tokens there are, so a prefix stays valid by itself.
 
     Args:
         n_memory: Memory tokens (M); any prefix of them is usable by itself.
@@ -35,6 +51,7 @@ class MemoryTable(nn.Module):
     """
 
     token_weight_V: Tensor
+    salience: Salience
 
     def __init__(self, n_memory: int, width: int, *, n_vocabulary: int = 0) -> None:
         super().__init__()
@@ -43,6 +60,7 @@ class MemoryTable(nn.Module):
         # Row r holds id -r; row 0 does not exist as an id and row 1 (SLOT) is always spliced over.
         self.weight = nn.Parameter(torch.zeros(n_memory - MEM_0, width))
         self.register_buffer("token_weight_V", torch.ones(n_vocabulary))
+        self.salience = Salience(n_vocabulary)
 
     @torch.no_grad()
     def initialise(self, vocabulary_VD: Tensor, seed: int) -> None:
@@ -95,63 +113,41 @@ class MemoryTable(nn.Module):
             return embedded_BTD
         return embedded_BTD.masked_scatter(slot_BT.unsqueeze(-1), latents_SD.to(embedded_BTD.dtype))
 
-    def anchors(self, ids_RT: Tensor, text_lengths_R: Tensor, n_memory: int) -> Tensor:
-        """Positions of the tokens that the memory tokens carry.
+    @torch.no_grad()
+    def anchors(
+        self,
+        ids_RT: Tensor,
+        text_lengths_R: Tensor,
+        n_memory: int,
+        *,
+        by: Literal["salience", "rarity"] = "salience",
+    ) -> Anchors:
+        """The tokens that the memory tokens carry.
 
         Args:
             ids_RT: (R, T) ids as in `TextBatch`.
             text_lengths_R: (R,) positions before the memory tokens: ENC, BOS, text, EOS.
             n_memory: Memory tokens in use (M).
-
-        Returns:
-            (R, M) positions; 0, where ENC stands, for a memory token that finds none left.
+            by: What makes a token worth carrying; of equal ones the first is carried first.
         """
-        weights_RT = self.token_weight_V[ids_RT.clamp(min=0)].tolist()
-        picked = [
-            _pick(weights[2 : length - 1], n_memory)
-            for weights, length in zip(weights_RT, text_lengths_R.tolist(), strict=True)
-        ]
-        return torch.tensor(picked, device=ids_RT.device)
-
-
-def _pick(weights: list[float], n_memory: int) -> list[int]:
-    taken: set[int] = set()
-    picked = []
-    for number in range(n_memory):
-        free = (at for at in stretch_tokens(number, len(weights)) if at not in taken)
-        best = max(free, key=weights.__getitem__, default=None)
-        if best is not None:
-            taken.add(best)
-        picked.append(0 if best is None else best + 2)
-    return picked
-
-
-def stretch(number: int) -> tuple[float, float]:
-    """The stretch of the text that an anchored memory token stands for, as fractions of its length.
-
-    The first `TILES` tokens tile the text; every later power of two adds the second half of each
-    stretch there is, so resolution doubles with the number of tokens and no stretch moves. Within
-    a level the order is bit-reversed, which spreads any prefix over the whole text.
-    """
-    if number < TILES:
-        at = _reversed_bits(number, TILES.bit_length() - 1)
-        return at / TILES, (at + 1) / TILES
-    level = number.bit_length()
-    n_stretches = 1 << level
-    at = 2 * _reversed_bits(number - (n_stretches >> 1), level - 1) + 1
-    return at / n_stretches, (at + 1) / n_stretches
-
-
-def stretch_tokens(number: int, n_tokens: int) -> range:
-    """Tokens of a text that the stretch touches; neighbours may share one."""
-    start, end = stretch(number)
-    return range(math.floor(start * n_tokens), math.ceil(end * n_tokens))
-
-
-def text_order(n_memory: int) -> list[int]:
-    """Numbers of the first memory tokens, by where in the text their stretches start."""
-    return sorted(range(n_memory), key=lambda number: (stretch(number), number))
-
-
-def _reversed_bits(number: int, n_bits: int) -> int:
-    return int(f"{number:0{n_bits}b}"[::-1], 2)
+        lengths_R = text_lengths_R - AROUND_TEXT
+        longest = max(1, int(lengths_R.max()))
+        words_RT = ids_RT[:, BEFORE_TEXT : BEFORE_TEXT + longest].clamp(min=0)
+        if by == "salience":
+            scores_RT = self.salience(words_RT, lengths_R)
+        else:
+            inside_RT = torch.arange(longest, device=ids_RT.device) < lengths_R.unsqueeze(1)
+            scores_RT = self.token_weight_V[words_RT].masked_fill(~inside_RT, -torch.inf)
+        n_table = max(self.n_memory, n_memory)
+        best_RM = scores_RT.argsort(dim=1, descending=True, stable=True)[:, :n_table]
+        empty_RM = scores_RT.gather(1, best_RM).isneginf()
+        # Memory tokens that carry nothing stand after those that do.
+        place_RM = torch.where(empty_RM, longest, best_RM)
+        ranks_RM = place_RM.argsort(dim=1, stable=True).argsort(dim=1)
+        at_RM = torch.where(empty_RM, 0, best_RM + BEFORE_TEXT)
+        n_missing = n_table - at_RM.shape[1]
+        if n_missing > 0:
+            rest = torch.arange(at_RM.shape[1], n_table, device=ids_RT.device)
+            ranks_RM = torch.cat([ranks_RM, rest.expand(len(at_RM), -1)], dim=1)
+            at_RM = torch.nn.functional.pad(at_RM, (0, n_missing))
+        return Anchors(at_RM[:, :n_memory], ranks_RM[:, :n_memory])

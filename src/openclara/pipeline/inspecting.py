@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from openclara.model.lens import examine, logit_lens, mean_pairwise_cosine, nearest
-from openclara.model.memory import stretch_tokens, text_order
 from openclara.pipeline.clara import Clara, checked_n_memory
 from openclara.types import Chunk, Document
 
@@ -65,7 +64,6 @@ class LatentView:
             digit are left out, and of those that differ in case or blanks the likeliest is kept.
         nearest: The word around the text token whose final state has the highest cosine with it.
         cosine: That cosine.
-        stretch: What an anchored memory token stands for; None where memory is learned rows alone.
         carried: The token it carries, as a place in the text; None where it carries none.
     """
 
@@ -75,7 +73,6 @@ class LatentView:
     words: tuple[LensWord, ...]
     nearest: Place
     cosine: float
-    stretch: Place | None = None
     carried: Place | None = None
 
 
@@ -258,7 +255,7 @@ def _inspect(
         text=read.text,
         n_tokens=len(ids),
         latents=tuple(views),
-        order=tuple(text_order(n_memory) if anchored else range(n_memory)),
+        order=examined.order,
         mean_norm=sum(view.norm for view in views) / len(views),
         mean_cosine=mean_pairwise_cosine(examined.latents_MD),
         n_words=len(spelled.words),
@@ -276,12 +273,8 @@ def _views(clara: Clara, examined: Examined, spelled: _Spelled, top: int) -> lis
     norms_M, state_norms_M = examined.latents_MD.norm(dim=1), examined.states_MD.norm(dim=1)
     views = []
     for number, at in enumerate(positions_M.tolist()):
-        stretch = carried = None
-        if examined.anchors:
-            tokens = stretch_tokens(number, len(spelled.pieces))
-            stretch = spelled.place(tokens[0], tokens[-1])
-            anchor = examined.anchors[number]
-            carried = None if anchor is None else spelled.place(anchor, anchor)
+        anchor = examined.anchors[number] if examined.anchors else None
+        carried = None if anchor is None else spelled.place(anchor, anchor)
         views.append(
             LatentView(
                 number=number,
@@ -292,7 +285,6 @@ def _views(clara: Clara, examined: Examined, spelled: _Spelled, top: int) -> lis
                 ),
                 nearest=spelled.word_around(at),
                 cosine=float(cosines_M[number]),
-                stretch=stretch,
                 carried=carried,
             )
         )

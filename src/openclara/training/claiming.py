@@ -75,6 +75,15 @@ def check(recipe: RunConfig, parent: Checkpoint | None) -> None:
                 f"n_memory, default_n_memory or query_n_memory asks for {n_memory} memory tokens, "
                 f"the model has {recipe.model.n_memory}; use numbers from 1 to that"
             )
+    if recipe.generator_from is not None and parent is not None:
+        raise ConfigError(
+            f"init_from brings the generator of {recipe.init_from}; leave generator_from out"
+        )
+    if recipe.salience and parent is not None:
+        raise ConfigError(
+            f"which tokens memory carries is inherited from {recipe.init_from}; leave [[salience]] "
+            "out"
+        )
     if recipe.stage.kind == "text" and parent is not None and parent.card.wording != OWN:
         raise ConfigError(
             f"{recipe.init_from} was trained on the published prompts, which hold no full texts; "

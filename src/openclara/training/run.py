@@ -4,6 +4,7 @@
 - `metrics.jsonl`: one object a line, with step, losses and rates; validation lines besides.
 - `state.json`: where the run stood at the last save, and the name of its tensors.
 - `state-STEP.safetensors`: float32 parameters and AdamW moments at that save.
+- `salience.safetensors`: which tokens anchored memory carries, where this run fitted it.
 - `openclara.json`, `adapters.safetensors`: the checkpoint, loadable by `Clara.load`.
 """
 
@@ -31,16 +32,16 @@ from openclara.model.checkpoint import (
     save_checkpoint,
 )
 from openclara.model.clara import ClaraModel
-from openclara.model.memory import MemoryTable
 from openclara.model.published.reading import read_any
 from openclara.model.zoo import find_checkpoint
 from openclara.training.bases import check_runtime, compile_base, load_training_base
 from openclara.training.claiming import check, claim, inherit
-from openclara.training.examples import count_tokens, load_examples
+from openclara.training.examples import load_examples
 from openclara.training.journal import METRICS, Journal
 from openclara.training.loop import Trainer
 from openclara.training.processes import end_trackers, join, start_trackers, whole
 from openclara.training.stages import Collator
+from openclara.training.starting import generator_of, new_memory
 from openclara.training.states import POSITION, restore, save
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from openclara.config import RunConfig
+    from openclara.model.memory import MemoryTable
     from openclara.training.examples import Examples
     from openclara.training.loop import Progress
 
@@ -105,8 +107,18 @@ def train(
     tokenizer, wording = make_wording(name, loaded)
     examples = load_examples(recipe, tokenizer)
     lm = load_training_base(source, recipe.runtime, processes, device=device, dtype=dtype)
-    model = build_model(recipe, lm, parent, examples, fused=processes.zero_stage < 3)
+    vocabulary_VD = lm.get_input_embeddings().weight
+    if parent is not None:
+        memory = memory_table(parent, vocabulary_VD)
+    else:
+        memory = new_memory(recipe, tokenizer, vocabulary_VD, examples, processes)
+    model = build_model(recipe, lm, memory, parent, fused=processes.zero_stage < 3)
     roles: Any = model.roles
+    history = [] if parent is None else parent.card.training
+    if parent is None and recipe.generator_from is not None:
+        reader = generator_of(recipe, source.sha256)
+        history = reader.card.training
+        roles.load("generator", reader.roles["generator"])
     compile_base(roles, recipe.runtime, processes, device)
     late = recipe.model.score == "late"
     collator = Collator(
@@ -123,7 +135,7 @@ def train(
     _carry_out(folder, trainer, on_step=on_step, stop=stop)
     save(folder, trainer)
     if trainer.progress.step == recipe.optim.steps:
-        _finish(folder, recipe, model, source.sha256, parent, examples, trainer)
+        _finish(folder, recipe, model, source.sha256, parent, examples, trainer, history)
     processes.wait()
     return folder
 
@@ -156,23 +168,15 @@ def _carry_out(
 def build_model(
     recipe: RunConfig,
     lm: Any,
+    memory: MemoryTable,
     parent: Checkpoint | None,
-    examples: Examples,
     *,
     fused: bool = True,
 ) -> ClaraModel:
     """Base with fresh or inherited roles; the only function that knows recipe and model."""
     model = recipe.model
     roles = AdapterRoles(lm, rank=model.rank, alpha=model.alpha, dropout=model.dropout, fused=fused)
-    vocabulary_VD = lm.get_input_embeddings().weight
-    if parent is None:
-        n_vocabulary = vocabulary_VD.shape[0] if model.memory == "anchored" else 0
-        memory = MemoryTable(model.n_memory, vocabulary_VD.shape[1], n_vocabulary=n_vocabulary)
-        memory.initialise(vocabulary_VD, recipe.runtime.seed)
-        if model.memory == "anchored":
-            memory.count(count_tokens(examples.training, vocabulary_VD.shape[0]))
-    else:
-        memory = memory_table(parent, vocabulary_VD)
+    if parent is not None:
         for role, state in parent.roles.items():
             roles.load(role, state)
     trained = parent is not None and "reasoner" in parent.roles
@@ -192,6 +196,7 @@ def _finish(
     parent: Checkpoint | None,
     examples: Examples,
     trainer: Trainer,
+    history: list[dict[str, Any]],
 ) -> None:
     roles: Any = model.roles
     made = {
@@ -216,7 +221,7 @@ def _finish(
         query_n_memory=recipe.model.query_n_memory,
         latent_gain=recipe.model.latent_gain,
         stage=recipe.stage.kind,
-        training=[*(parent.card.training if parent else []), made],
+        training=[*history, made],
         wording=OWN if parent is None else parent.card.wording,
         top_k=TOP_K if parent is None else parent.card.top_k,
     )
@@ -228,6 +233,7 @@ def _finish(
     }
     memory = model.memory
     head = torch.empty(0) if parent is None else parent.head
-    tensors = (whole(memory.weight.detach()), memory.token_weight_V, head)
+    salience = memory.salience.state_dict() if memory.anchored else {}
+    tensors = (whole(memory.weight.detach()), memory.token_weight_V, salience, head)
     if trainer.processes.first:
         save_checkpoint(folder, Checkpoint(card, states, *tensors))

@@ -12,7 +12,6 @@ import { cut } from "./spans.js";
  * @property {{text: string, probability: number}[]} words
  * @property {Place} nearest
  * @property {number} cosine
- * @property {Place | null} stretch
  * @property {Place | null} carried
  */
 
@@ -58,7 +57,7 @@ export function latentsView(heading, inspected, shared) {
     return fill(shown, before, el("mark", {}, between), after);
   };
   const rows = reading_order.map((number) => row(latents[number], shared, mark, unmark));
-  const anchored = latents.some(({ stretch }) => stretch);
+  const anchored = latents.some(({ carried }) => carried);
   const share = `${percent(summary.recovered)} of its ${plural(summary.words, "word")} can be read back`;
   return el(
     "section",
@@ -86,7 +85,7 @@ export function latentsView(heading, inspected, shared) {
  * @param {() => void} unmark
  */
 function row(latent, shared, mark, unmark) {
-  const place = latent.stretch ?? latent.nearest;
+  const place = latent.carried ?? latent.nearest;
   const where = () => mark(place);
   const number = el(
     "button",

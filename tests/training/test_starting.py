@@ -1,0 +1,154 @@
+"""What a run without a parent starts from: fitted salience, a generator that was trained before."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+import torch
+from tiny import plain_lm
+
+from openclara.config import RunConfig
+from openclara.data.tokenizer import TextTokenizer
+from openclara.errors import ConfigError
+from openclara.model.base import find_base, load_tokenizer
+from openclara.model.checkpoint import load_checkpoint
+from openclara.training.examples import Example
+from openclara.training.run import train
+from openclara.training.salience import fit_salience
+from openclara.training.starting import SALIENCE
+
+NAMES = ("Utzon", "Moore", "Lovelace", "Noether", "Turing", "Curie", "Darwin", "Euler")
+
+
+def recipe(folder, base, data, **parts):
+    tree = {
+        "output": folder,
+        "stage": {"kind": "compress"},
+        "data": [{"path": "single.jsonl"}],
+        "data_root": data,
+        "n_memory": (2, 5),
+        "model": {
+            "base": str(base),
+            "n_memory": 8,
+            "default_n_memory": 4,
+            "doc_max_length": 32,
+            "rank": 4,
+            "alpha": 8.0,
+            "memory": "anchored",
+        },
+        "optim": {"steps": 2, "lr": 1e-2, "batch_tokens": 300},
+        "runtime": {"device": "cpu", "precision": "fp32", "save_every": 1},
+    }
+    for name, part in parts.items():
+        tree[name] = {**tree[name], **part} if isinstance(part, dict) else part
+    return RunConfig.model_validate(tree)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    with (folder / "single.jsonl").open("w") as file:
+        for at, name in enumerate(NAMES):
+            passage = f"The house number {at} was built by {name}."
+            row = {"question": ["Who built it?"], "answers": [name], "docs": [passage]}
+            file.write(json.dumps(row) + "\n")
+    with (folder / "other.jsonl").open("w") as file:
+        for at, name in enumerate(NAMES):
+            passage = f"The house number {at} was built by {name}."
+            row = {"question": ["Which number?"], "answers": [str(at)], "docs": [passage]}
+            file.write(json.dumps(row) + "\n")
+    return folder
+
+
+def test_tokens_that_answers_hold_become_salient(tiny_base):
+    """Whatever follows token 9 is the answer, among tokens that are never one."""
+    source = find_base(str(tiny_base))
+    tokenizer = TextTokenizer(load_tokenizer(source))
+    vocabulary_VD = plain_lm(tiny_base).get_input_embeddings().weight
+    rng = random.Random(0)
+    examples = []
+    for _ in range(400):
+        text = [rng.randrange(100, 200) for _ in range(30)]
+        at = rng.randrange(3, 28)
+        text[at - 1], answer = 9, text[at]
+        examples.append(Example((text,), (0,), (([], [answer]),), True, False, ((" ", "-"),)))
+    weight_V = torch.full((vocabulary_VD.shape[0],), 0.1)
+    salience = fit_salience(examples[:300], tokenizer, vocabulary_VD, weight_V, seed=1)
+    again = fit_salience(examples[:300], tokenizer, vocabulary_VD, weight_V, seed=1)
+    assert torch.equal(salience.around_VK, again.around_VK)
+    found = 0
+    for example in examples[300:]:
+        text = torch.tensor(example.texts)
+        alone = salience.alone(text, torch.ones_like(text, dtype=torch.bool))[0]
+        found += example.texts[0][int(alone.argmax()) - 1] == 9
+    assert found > 50
+    ends = [i for i in range(len(salience.ends_line_V)) if "\n" in tokenizer.decode([i])]
+    assert salience.ends_line_V.nonzero().flatten().tolist() == ends
+
+
+def test_without_questions_rare_tokens_are_carried(tiny_base):
+    tokenizer = TextTokenizer(load_tokenizer(find_base(str(tiny_base))))
+    vocabulary_VD = plain_lm(tiny_base).get_input_embeddings().weight
+    weight_V = torch.rand(vocabulary_VD.shape[0])
+    passage = Example(([50, 60, 70],), (0,), (([1], [50]),), False, False, (("Repeat.", "x"),))
+    salience = fit_salience([passage], tokenizer, vocabulary_VD, weight_V, seed=1)
+    ids = torch.tensor([[50, 60, 70]])
+    alone = salience.alone(ids, torch.ones_like(ids, dtype=torch.bool))[0]
+    assert torch.equal(alone, weight_V[ids[0]])
+
+
+def test_salience_is_fitted_once_and_inherited(tiny_base, data, tmp_path):
+    own = train(recipe(tmp_path / "own", tiny_base, data))
+    kept = (own / SALIENCE).read_bytes()
+    other = train(recipe(tmp_path / "other", tiny_base, data, salience=[{"path": "other.jsonl"}]))
+    assert (other / SALIENCE).read_bytes() != kept
+    # A run that goes on reads what it began with.
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "moved" / SALIENCE).write_bytes((other / SALIENCE).read_bytes())
+    moved = train(recipe(tmp_path / "moved", tiny_base, data))
+    first, second = load_checkpoint(other).salience, load_checkpoint(moved).salience
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    later = recipe(tmp_path / "later", tiny_base, data, init_from=str(other))
+    later = later.model_copy(update={"stage": later.stage.model_copy(update={"max_pairs": 2})})
+    inherited = load_checkpoint(train(later)).salience
+    assert all(torch.equal(first[name], inherited[name]) for name in first)
+    with pytest.raises(ConfigError, match=r"inherited from .*; leave \[\[salience\]\] out"):
+        train(later.model_copy(update={"output": tmp_path / "x", "salience": later.data}))
+
+
+def test_a_generator_that_was_trained_before(tiny_base, data, tmp_path):
+    reader = train(
+        recipe(
+            tmp_path / "text", tiny_base, data, stage={"kind": "text"}, model={"memory": "learned"}
+        )
+    )
+    started = recipe(
+        tmp_path / "run", tiny_base, data, generator_from=str(reader), optim={"lr": 1e-12}
+    )
+    run = load_checkpoint(train(started))
+    mine, theirs = run.roles["generator"], load_checkpoint(reader).roles["generator"]
+    assert [made["stage"] for made in run.card.training] == ["text", "compress"]
+    assert any(tensor.count_nonzero() for name, tensor in theirs.items() if "lora_B" in name)
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+    with pytest.raises(ConfigError, match=r"no generator of rank 2 and alpha 8"):
+        train(
+            started.model_copy(
+                update={
+                    "output": tmp_path / "y",
+                    "model": started.model.model_copy(update={"rank": 2}),
+                }
+            )
+        )
+    with pytest.raises(ConfigError, match="leave generator_from out"):
+        train(
+            recipe(
+                tmp_path / "z",
+                tiny_base,
+                data,
+                model={"memory": "learned"},
+                init_from=str(reader),
+                generator_from=str(reader),
+            )
+        )
