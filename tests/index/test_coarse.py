@@ -235,10 +235,12 @@ def test_rotations_are_orthogonal_and_the_same_everywhere(width):
     assert torch.equal(matrix, rotation(width))
     if width == 8:
         # Codes are on disks: another rotation would need another SCHEME.
-        assert np.unpackbits(codes(torch.eye(8)[None])[0, 0]).tolist() == KNOWN
+        assert np.unpackbits(codes(DIGITS)[0, 0]).tolist() == KNOWN
 
 
-KNOWN = [1, 1, 0, 1, 0, 0, 1, 1]
+# None of its rotated values is near zero, where rounding decides and processors differ.
+DIGITS = torch.tensor([[[3.0, -1.0, 4.0, 1.0, -5.0, 9.0, 2.0, -6.0]]])
+KNOWN = [1, 1, 0, 1, 0, 0, 0, 1]
 
 
 def test_codes_differ_as_angles_do():

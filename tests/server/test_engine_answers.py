@@ -117,7 +117,10 @@ def test_questions_that_wait_are_embedded_in_one_pass_and_written_in_one_batch(
     hits, load = asyncio.run(ask())
     assert passes == [4]
     assert load.steps <= 8 < load.tokens <= 27
-    assert hits == clara.search("the river", index, k=2, mode="latent")
+    alone = clara.search("the river", index, k=2, mode="latent")
+    assert [hit.document for hit in hits] == [hit.document for hit in alone]
+    # In a batch some processors sum in another order.
+    assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in alone], abs=1e-5)
 
 
 def test_long_prompts_are_read_one_a_round_and_written_apart(clara, index, monkeypatch):

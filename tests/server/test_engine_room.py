@@ -98,7 +98,7 @@ def test_who_leaves_frees_the_place_at_the_next_step(clara, index, how):
                     await task
             await until(lambda: not engine.load.running)
             assert engine.load.cancelled == 1
-            assert all(batch.cache_bytes == 0 for batch in engine._worker.batches)
+            await until(lambda: all(not batch.cache_bytes for batch in engine._worker.batches))
             return await answer(engine, Question(QUESTIONS[1], max_new_tokens=3), index)
 
     assert asyncio.run(ask()).usage.completion_tokens == 3
