@@ -64,7 +64,7 @@ eval: base
 results: eval
 	sed '/^## Sample answers/,/^## How to read/{/^## How to read/!d}' runs/eval/report.md \
 	  > docs/results.md
-	rm -rf docs/figures && cp -r runs/eval/figures docs/figures
+	cp runs/eval/figures/* docs/figures/
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
