@@ -118,6 +118,11 @@ class Shard:
                 self._stored: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
         except SafetensorError as error:
             raise damaged(layout, f"{path} cannot be read ({error})") from error
+        except RuntimeError as error:
+            # torch opens the file once more by itself; a compaction may be quicker.
+            if path.exists():
+                raise
+            raise FileNotFoundError(path) from error
         expected = shapes(self.quantization, n_memory=spec.n_memory, width=spec.width)
         found = {name: tuple(tensor.shape) for name, tensor in self._stored.items()}
         if found != {name: (record.rows, *shape) for name, shape in expected.items()}:
