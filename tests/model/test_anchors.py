@@ -83,7 +83,8 @@ def ranks_by_hand(picked):
 def test_salience_against_a_loop(model):
     salience = model.memory.salience
     longest = max(map(len, TEXTS))
-    ids_RT = torch.tensor([text + [0] * (longest - len(text)) for text in TEXTS])
+    # Padding that ends a line makes no title.
+    ids_RT = torch.tensor([text + [LINE_END] * (longest - len(text)) for text in TEXTS])
     scores_RT = salience(ids_RT, torch.tensor([len(text) for text in TEXTS]))
     for text, scores_T in zip(TEXTS, scores_RT, strict=True):
         expected = torch.tensor(salience_by_hand(text, salience))

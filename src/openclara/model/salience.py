@@ -74,12 +74,12 @@ class Salience(nn.Module):
         inside_RT = torch.arange(ids_RT.shape[1], device=ids_RT.device) < lengths_R.unsqueeze(1)
         own_RT = self.alone(ids_RT, inside_RT)
         near_RT = _windows(own_RT, SPREAD) / _windows(inside_RT.float(), SPREAD).clamp(min=1)
-        scores_RT = own_RT + SPREAD_WEIGHT * near_RT + TITLE_BONUS * self._titles(ids_RT)
+        scores_RT = own_RT + SPREAD_WEIGHT * near_RT + TITLE_BONUS * self._titles(ids_RT, inside_RT)
         return scores_RT.masked_fill(~inside_RT, -torch.inf)
 
-    def _titles(self, ids_RT: Tensor) -> Tensor:
+    def _titles(self, ids_RT: Tensor, inside_RT: Tensor) -> Tensor:
         """(R, T) 1 at the tokens before the first end of a line, if it comes soon; 0 elsewhere."""
-        passed_RT = self.ends_line_V[ids_RT].cumsum(1) > 0
+        passed_RT = (self.ends_line_V[ids_RT] * inside_RT).cumsum(1) > 0
         soon_R = passed_RT[:, :LONGEST_TITLE].any(1)
         return (~passed_RT & soon_R.unsqueeze(1)).float()
 
