@@ -84,18 +84,18 @@ def test_an_index_goes_to_milvus_and_back(cli, index, tmp_path, monkeypatch):
 
 def test_milvus_answers_the_models_questions(tiny_model, index, tmp_path):
     pytest.importorskip("milvus_lite")
-    from openclara.index.migration import migrate, open_index
+    from openclara.index.addresses import open_index
+    from openclara.index.migration import migrate
 
     clara = Clara.load(str(tiny_model))
     milvus = f"milvus:{tmp_path / 'm.db'}"
     migrate(str(index), milvus)
     with LatentIndex.open(index) as folder:
         expected = clara.search("Who?", folder, k=3, mode="latent")
-    opened = open_index(milvus)
-    try:
+    with open_index(milvus) as opened:
+        assert clara.search("Who?", opened, k=3) == expected
         assert clara.search("Who?", opened, k=3, mode="latent") == expected
-        assert len(clara.ask("Who?", opened, k=2, mode="latent").hits) == 2
+        assert len(clara.ask("Who?", opened, k=2).hits) == 2
+        assert len(clara.stream("Who?", opened, k=2).hits) == 2
         with pytest.raises(ConfigError, match="use mode latent"):
-            clara.search("Who?", opened)
-    finally:
-        opened.close()
+            clara.search("Who?", opened, mode="hybrid")

@@ -1,12 +1,14 @@
 """One interface, two kinds of index: the same tests for a folder and for Milvus."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from index_cases import compress, latents_of, one_chunk
+from index_cases import LookingAhead, Stream, compress, latents_of, one_chunk
 
 from openclara.errors import ConfigError, DataError, FormatError, IndexMismatch
-from openclara.index import LatentIndex
+from openclara.index import AddReport, LatentIndex, adding
 from openclara.types import Document, LatentSpec
 
 SPEC = LatentSpec("tiny", "abc", n_memory=4, width=8, doc_max_length=32, score="late")
@@ -19,9 +21,15 @@ def opened(request, tmp_path, monkeypatch):
         monkeypatch.setattr("os.fsync", lambda _: None)
         return lambda spec=SPEC, **options: LatentIndex.open(tmp_path / "i", spec, **options)
     pytest.importorskip("milvus_lite")
+    from milvus_lite.server_manager import server_manager_instance
+
     from openclara.index.milvus import MilvusIndex
 
-    return lambda spec=SPEC, **options: MilvusIndex.open(tmp_path / "i.db", spec, **options)
+    def fresh(spec=SPEC, **options):
+        server_manager_instance.release_all()  # as when a process ends
+        return MilvusIndex.open(tmp_path / "i.db", spec, **options)
+
+    return fresh
 
 
 def document(number, text="the text of number {}", **fields):
@@ -59,6 +67,88 @@ def test_documents_are_added_replaced_and_kept(opened):
         assert torch.equal(first.latents, latents_of(first.text, SPEC).bfloat16())
         with pytest.raises(DataError, match="has no document 'x'"):
             index.get("x")
+
+
+def test_only_what_is_new_or_changed_is_compressed(opened):
+    with opened() as index:
+        index.add(Stream([document(i) for i in range(6)]))
+        changed, new = document(4, "another text for {}"), document(9)
+        stream = Stream([*(document(i) for i in range(4)), changed, new])
+        assert index.add(stream) == AddReport(added=1, updated=1, unchanged=4, chunks=4)
+        assert stream.compressed == ["d4", "d9"]
+        assert index.get("d4") == changed
+
+
+@pytest.mark.parametrize("kind", [list, Stream])
+def test_a_new_source_or_metadata_keeps_chunks_and_latents(opened, kind):
+    with opened() as index:
+        index.add(compressed(range(3)))
+        before = index.hits(["d1"])[0]
+        moved = replace(document(1), source="elsewhere", metadata={"n": 9})
+        # Other chunks and latents of the same text: those that are stored stay.
+        stream = Stream([moved]) if kind is Stream else [one_chunk(moved, torch.randn(4, 8))]
+        assert index.add(stream) == AddReport(updated=1)
+        assert getattr(stream, "compressed", []) == []
+    with opened(None) as index:
+        assert index.get("d1") == moved
+        assert [one.id for one in index.documents(where=["n=9"])] == ["d1"]
+        after = index.hits(["d1"])[0]
+        spans = [(hit.start, hit.end, hit.n_tokens) for hit in before]
+        assert [(hit.start, hit.end, hit.n_tokens) for hit in after] == spans
+        for hit, earlier in zip(after, before, strict=True):
+            assert torch.equal(hit.latents, earlier.latents)
+        assert index.n_chunks == 6
+        query = torch.nn.functional.normalize(before[1].latents.float(), dim=-1)[None]
+        [[found]] = index.search(["q"], query, k=1, mode="latent")
+        assert (found.document, found.start) == (moved, before[1].start)
+
+
+@pytest.mark.parametrize("group", [1, 64])
+@pytest.mark.parametrize("kind", [list, Stream, LookingAhead])
+def test_of_one_id_the_last_counts(opened, monkeypatch, group, kind):
+    monkeypatch.setattr(adding, "GROUP_DOCUMENTS", group)
+    one, two = Document("a", "one"), Document("a", "two")
+    stored = replace(one, title="stored")
+    with opened() as index:
+        index.add([compress(stored, SPEC)])
+        for last in ([two, one], [two, one, two, stored], [stored, replace(one, title="x")]):
+            index.add(list(Stream(last)) if kind is list else kind(last))
+            assert index.get("a") == last[-1]
+            assert len(index) == index.n_chunks == 1
+
+
+def test_progress_is_reported_after_each_commit(opened, monkeypatch):
+    monkeypatch.setattr(adding, "GROUP_DOCUMENTS", 4)
+    with opened() as index:
+        seen = []
+        report = index.add(
+            compressed(range(10)), on_progress=lambda so_far: seen.append((so_far, len(index)))
+        )
+        expected = [(AddReport(added=n, chunks=2 * n), n) for n in (4, 8, 10)]
+        assert seen == expected
+        assert report == expected[-1][0]
+
+
+def test_what_came_before_an_error_in_the_stream_is_kept(opened):
+    def stream():
+        yield from compressed(range(3))
+        raise KeyboardInterrupt
+
+    with opened() as index:
+        with pytest.raises(KeyboardInterrupt):
+            index.add(stream())
+        assert len(index) == 3
+        again = Stream([document(i) for i in range(4)])
+        assert index.add(again) == AddReport(added=1, unchanged=3, chunks=2)
+
+
+def test_what_cannot_be_stored_is_refused_before_it_is_compressed(opened):
+    stream = Stream([document(1), Document("d2", "text", metadata={"x": float("nan")})])
+    with opened() as index:
+        with pytest.raises(DataError, match="metadata 'x'"):
+            index.add(stream)
+        assert stream.compressed == ["d1"]
+        assert [one.id for one in index.documents()] == ["d1"]
 
 
 @pytest.mark.parametrize("text", ["", "\0 \ud800 é", '"; drop', "long " * 30_000])

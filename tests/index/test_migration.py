@@ -7,7 +7,8 @@ from test_backends import document
 
 from openclara.errors import ConfigError
 from openclara.index import LatentIndex
-from openclara.index.migration import migrate, open_index
+from openclara.index.addresses import open_index
+from openclara.index.migration import migrate
 from openclara.index.quantization import dequantize, quantize
 from openclara.types import Document
 

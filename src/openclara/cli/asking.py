@@ -6,19 +6,19 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import chain, islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter, validators
 
 from openclara.cli import render
-from openclara.cli.loading import load_model_of, open_index
+from openclara.cli.loading import load_model_of
 from openclara.cli.options import AtLeastOne, Json, ModelOptions, SearchOptions, Word
 from openclara.errors import DataError
+from openclara.index.addresses import open_index
 from openclara.types import Context
 
 if TYPE_CHECKING:
-    from openclara.index import LatentIndex
+    from openclara.index.interface import Index
     from openclara.model.generator import Decoding
     from openclara.pipeline import Clara
     from openclara.types import Answer, Hit
@@ -28,7 +28,7 @@ BATCH = 8
 
 
 def search(
-    path: Path,
+    address: str,
     question: Word,
     /,
     *,
@@ -39,14 +39,14 @@ def search(
     """Find the passages that answer a question best.
 
     Args:
-        path: Folder of the index.
+        address: Folder of the index, or milvus: and where Milvus is, such as milvus:docs.db.
         question: What to look for, or - for one question a line from standard input.
         search: What is looked for.
         model: Which model.
         as_json: Print JSON instead, one object a question.
     """
     questions = _questions(question)
-    with open_index(path, exact=search.exact) as index:
+    with open_index(address, exact=search.exact) as index:
         # Words need no model: a search by them answers at once.
         clara = None if search.mode == "lexical" else load_model_of(index, model)
         for batch in _batches(questions):
@@ -63,7 +63,7 @@ def search(
 
 
 def ask(
-    path: Path,
+    address: str,
     question: Word,
     /,
     *,
@@ -79,7 +79,7 @@ def ask(
     """Answer a question from the latents of the passages found for it.
 
     Args:
-        path: Folder of the index.
+        address: Folder of the index, or milvus: and where Milvus is, such as milvus:docs.db.
         question: What to answer, or - for one question a line from standard input.
         search: What is looked for.
         model: Which model.
@@ -91,7 +91,7 @@ def ask(
         as_json: Print JSON instead, one object a question.
     """
     questions = _questions(question)
-    with open_index(path, exact=search.exact) as index:
+    with open_index(address, exact=search.exact) as index:
         clara = load_model_of(index, model)
         from openclara.model.generator import Decoding
 
@@ -183,7 +183,7 @@ def _batches(questions: Iterator[str]) -> Iterator[list[str]]:
 
 
 def _search(
-    clara: "Clara | None", index: "LatentIndex", questions: Sequence[str], options: SearchOptions
+    clara: "Clara | None", index: "Index", questions: Sequence[str], options: SearchOptions
 ) -> "list[list[Hit]]":
     if clara is None:
         return index.search(
@@ -206,7 +206,7 @@ def _search(
 
 def _stream(
     clara: "Clara",
-    index: "LatentIndex",
+    index: "Index",
     question: str,
     options: SearchOptions,
     context: Context,

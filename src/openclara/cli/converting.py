@@ -7,6 +7,7 @@ from typing import Literal
 
 from openclara.cli import render
 from openclara.cli.options import Word
+from openclara.index.addresses import is_index
 
 
 def convert(
@@ -33,9 +34,9 @@ def convert(
         subfolder: Folder inside the source that holds the checkpoint.
         base: Folder or hub id of the base, where the one that the source names is not here.
     """
-    from openclara.index.migration import is_index, migrate
-
     if is_index(source):
+        from openclara.index.migration import migrate
+
         with render.waiting(f"copying {source}"):
             report = migrate(source, target)
         render.result(

@@ -13,9 +13,9 @@ from cyclopts import CycloptsError, Parameter
 
 from openclara.cli import render
 from openclara.cli.engines import compressor
-from openclara.cli.loading import open_index
 from openclara.cli.options import AtLeastOne, EngineOptions, Flag, Json, ModelOptions, Words
 from openclara.errors import DataError
+from openclara.index.addresses import folder_of, open_index
 from openclara.index.layout import Quantization
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ SHOWN_PROBLEMS = 20
 
 
 def add(
-    path: Path,
+    address: str,
     /,
     *files: Words,
     model: ModelOptions = ModelOptions(),  # noqa: B008 - frozen
@@ -43,7 +43,8 @@ def add(
     running it again.
 
     Args:
-        path: Folder of the index.
+        address: Folder of the index, or milvus: and where Milvus is: milvus:docs.db (embedded) or
+            milvus:http://localhost:19530 (a server).
         files: Files, folders, patterns, addresses such as s3://bucket/folder or
             hf://datasets/name, or - for standard input.
         model: Which model.
@@ -54,7 +55,6 @@ def add(
         as_json: Print JSON instead.
     """
     from openclara.data.reading import count_files
-    from openclara.index import LatentIndex
 
     skipped: list[DataError] = []
     documents = _read(files, skipped if on_unreadable == "skip" else None)
@@ -63,8 +63,8 @@ def add(
     if first is None:
         raise _nothing_read(skipped)
     with (
-        compressor(path, model, engine, n_memory=n_memory) as clara,
-        LatentIndex.open(path, clara.latent_spec, quantization=quantization) as index,
+        compressor(address, model, engine, n_memory=n_memory) as clara,
+        open_index(address, clara.latent_spec, quantization=quantization) as index,
         render.adding(count_files(files)) as progress,
     ):
         stream = clara.compress(
@@ -82,7 +82,7 @@ def add(
 
 
 def join(
-    path: Path,
+    address: str,
     parts: str,
     /,
     *,
@@ -95,17 +95,16 @@ def join(
     left as it is, so joining them again changes nothing.
 
     Args:
-        path: Folder of the index, which is made where there is none.
+        address: As `index add` takes it; the index is made where there is none.
         parts: Folder or address of the parts.
         quantization: How a new index stores latents; bf16 if left out.
         as_json: Print JSON instead.
     """
-    from openclara.index import LatentIndex
     from openclara.index.parts import PartFolder
 
     folder = PartFolder(parts)
     with (
-        LatentIndex.open(path, folder.spec(), quantization=quantization) as index,
+        open_index(address, folder.spec(), quantization=quantization) as index,
         render.waiting("joining"),
     ):
         report = index.add(folder.documents())
@@ -115,46 +114,57 @@ def join(
         _report_added(report)
 
 
-def info(path: Path, /, *, as_json: Json = False) -> None:
+def info(address: str, /, *, as_json: Json = False) -> None:
     """Show an index in numbers.
 
     Args:
-        path: Folder of the index.
+        address: Folder of the index, or milvus: and where Milvus is, such as milvus:docs.db.
         as_json: Print JSON instead.
     """
-    with open_index(path) as index:
-        about = index.info()
+    from openclara.index import LatentIndex
+
+    with open_index(address) as index:
+        spec, quantization = index.spec, index.quantization
+        documents, chunks = len(index), index.n_chunks
+        about = index.info() if isinstance(index, LatentIndex) else None
     if as_json:
-        render.json_line({"path": str(path), **asdict(about), "total_bytes": about.total_bytes})
+        record = {
+            "path": str(index.path), "documents": documents, "chunks": chunks,
+            "spec": asdict(spec), "quantization": quantization,
+        }  # fmt: skip
+        if about is not None:
+            record |= {**asdict(about), "total_bytes": about.total_bytes}
+        render.json_line(record)
         return
-    spec = about.spec
-    render.fields(
-        [
-            ("index", str(path)),
-            ("documents", f"{about.documents:,}"),
-            ("chunks", f"{about.chunks:,} of at most {spec.doc_max_length} tokens"),
-            ("model", f"{spec.model} ({spec.fingerprint[:12]})"),
-            ("latents", f"{spec.n_memory} of width {spec.width} a chunk, as {about.quantization}"),
+    rows = [
+        ("index", str(index.path)),
+        ("documents", f"{documents:,}"),
+        ("chunks", f"{chunks:,} of at most {spec.doc_max_length} tokens"),
+        ("model", f"{spec.model} ({spec.fingerprint[:12]})"),
+        ("latents", f"{spec.n_memory} of width {spec.width} a chunk, as {quantization}"),
+    ]
+    if about is not None:
+        rows += [
             ("bytes a chunk", f"{about.bytes_per_chunk:,}"),
             ("coarse stage", _coarse(about)),
             ("size", _sizes(about)),
             ("shards", f"{about.shards:,}, with {render.counted(about.dead_rows, 'dead row')}"),
             ("last change", about.updated),
         ]
-    )
+    render.fields(rows)
 
 
 def delete(
-    path: Path,
+    address: str,
     /,
     *ids: str,
     where: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     as_json: Json = False,
 ) -> None:
-    """Remove documents; `openclara index compact` wins their space back.
+    """Remove documents; in a folder `openclara index compact` wins their space back.
 
     Args:
-        path: Folder of the index.
+        address: Folder of the index, or milvus: and where Milvus is, such as milvus:docs.db.
         ids: Documents to remove.
         where: Remove also what this filter holds for, such as year<2020; given several times, all
             must hold.
@@ -162,7 +172,7 @@ def delete(
     """
     if not ids and not where:
         raise CycloptsError(msg="index delete needs IDS or --where")
-    with open_index(path) as index:
+    with open_index(address) as index:
         unknown = [name for name in ids if name not in index]
         removed = index.delete(ids, where=where)
         left = len(index)
@@ -174,14 +184,16 @@ def delete(
         render.result(f"removed {render.counted(removed, 'document')}, {left:,} left")
 
 
-def compact(path: Path, /, *, as_json: Json = False) -> None:
+def compact(path: str, /, *, as_json: Json = False) -> None:
     """Rewrite the latents without those of removed documents, and shrink the database.
 
     Args:
         path: Folder of the index.
         as_json: Print JSON instead.
     """
-    with open_index(path) as index, render.waiting("compacting"):
+    from openclara.index import LatentIndex
+
+    with LatentIndex.open(folder_of(path)) as index, render.waiting("compacting"):
         report = index.compact()
     if as_json:
         render.json_line(asdict(report))
@@ -194,7 +206,7 @@ def compact(path: Path, /, *, as_json: Json = False) -> None:
     )
 
 
-def verify(path: Path, /, *, repair: Flag = False, as_json: Json = False) -> int:
+def verify(path: str, /, *, repair: Flag = False, as_json: Json = False) -> int:
     """Compare everything with what was recorded when it was written.
 
     Args:
@@ -206,7 +218,9 @@ def verify(path: Path, /, *, repair: Flag = False, as_json: Json = False) -> int
     Returns:
         1 if damage is left, else 0.
     """
-    with open_index(path) as index, render.waiting("verifying"):
+    from openclara.index import LatentIndex
+
+    with LatentIndex.open(folder_of(path)) as index, render.waiting("verifying"):
         report = index.verify(repair=repair)
     if as_json:
         render.json_line({"ok": report.ok, **asdict(report)})

@@ -11,9 +11,10 @@ from cyclopts import CycloptsError, Parameter
 
 from openclara.cli import render
 from openclara.cli.latents import inspection
-from openclara.cli.loading import load_model, load_model_of, open_index
+from openclara.cli.loading import load_model, load_model_of
 from openclara.cli.options import AtLeastOne, Json, ModelOptions, Words
 from openclara.errors import DataError
+from openclara.index.addresses import open_index
 from openclara.types import Document
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 def inspect(
     *texts: Words,
     question: str | None = None,
-    index: Path | None = None,
+    index: str | None = None,
     id: Annotated[tuple[str, ...], Parameter(name="--id", negative="", show_default=False)] = (),
     model: ModelOptions = ModelOptions(),  # noqa: B008 - frozen
     n_memory: AtLeastOne | None = None,
@@ -36,7 +37,8 @@ def inspect(
     Args:
         texts: Files, folders, patterns, - for standard input, or a text itself.
         question: A question to look into as well, as the reasoner reads it.
-        index: Folder of an index: its model is used, and stored documents can be named.
+        index: Folder of an index, or milvus: and where Milvus is: its model is used, and stored
+            documents can be named.
         id: Document of that index; give it several times for several.
         model: Which model.
         n_memory: Latents for each passage; the index's or the model's own number if left out.

@@ -8,19 +8,12 @@ from typing import TYPE_CHECKING
 
 from openclara.cli import render
 from openclara.cli.estimating import announce
+from openclara.index.addresses import spec_at
 
 if TYPE_CHECKING:
     from openclara.cli.options import ModelOptions
-    from openclara.index import LatentIndex
+    from openclara.index.interface import Index
     from openclara.pipeline import Clara
-
-
-def open_index(path: Path, *, exact: bool = False) -> LatentIndex:
-    """An index that exists; `exact` leaves its coarse stage aside."""
-    from openclara.index import LatentIndex
-    from openclara.index.coarse.settings import EXACT, Coarse
-
-    return LatentIndex.open(path, coarse=EXACT if exact else Coarse())
 
 
 def load_model(name: str, options: ModelOptions, *, n_memory: int | None = None) -> Clara:
@@ -39,15 +32,15 @@ def load_model(name: str, options: ModelOptions, *, n_memory: int | None = None)
         )
 
 
-def load_model_to_add(path: Path, options: ModelOptions, *, n_memory: int | None) -> Clara:
-    """The model to add documents with: that of the index at `path`, if there is one.
+def load_model_to_add(address: str, options: ModelOptions, *, n_memory: int | None) -> Clara:
+    """The model to add documents with: that of the index at `address`, if there is one.
 
     Args:
-        path: Folder of the index, which need not exist.
+        address: Of the index, which need not exist.
         options: Which model the user says.
         n_memory: Latents for each passage; the index's own number, or the model's, if None.
     """
-    name, stored = model_to_add(path, options)
+    name, stored = model_to_add(address, options)
     clara = load_model(name, options, n_memory=n_memory)
     if n_memory is None and stored is not None:
         # Not asked of the model when loading it: another model may not have that many, and it is
@@ -56,19 +49,17 @@ def load_model_to_add(path: Path, options: ModelOptions, *, n_memory: int | None
     return clara
 
 
-def model_to_add(path: Path, options: ModelOptions) -> tuple[str, int | None]:
+def model_to_add(address: str, options: ModelOptions) -> tuple[str, int | None]:
     """Name of the model to add documents with, and the latents a passage of the index has."""
-    from openclara.index.layout import Layout
     from openclara.model.zoo import DEFAULT_MODEL
 
-    if not Layout(path).manifest.exists():
+    stored = spec_at(address)
+    if stored is None:
         return _findable(options.model or DEFAULT_MODEL), None
-    with open_index(path) as index:
-        stored = index.spec
     return _findable(options.model or stored.model), stored.n_memory
 
 
-def load_model_of(index: LatentIndex, options: ModelOptions) -> Clara:
+def load_model_of(index: Index, options: ModelOptions) -> Clara:
     """The model that an index was made by, or the one the user says it was."""
     return load_model(options.model or index.spec.model, options)
 

@@ -4,7 +4,6 @@
 
 import socket
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter, validators
@@ -13,6 +12,7 @@ from openclara.cli import render
 from openclara.cli.loading import load_model_to_add
 from openclara.cli.options import Flag, ModelOptions
 from openclara.errors import ConfigError
+from openclara.index.addresses import folder_of, spec_at
 
 if TYPE_CHECKING:
     from openclara.pipeline import Clara
@@ -21,7 +21,7 @@ Port = Annotated[int, Parameter(validator=validators.Number(gte=1, lte=65535))]
 
 
 def mcp(
-    path: Path,
+    path: str,
     /,
     *,
     write: Flag = False,
@@ -41,13 +41,13 @@ def mcp(
         model: Which model.
     """
     from openclara.index import LatentIndex
-    from openclara.index.layout import Layout
     from openclara.integrations.mcp import make_server
 
     # A new index takes its form from the model; else the model is loaded when it is needed.
-    new = write and not Layout(path).manifest.exists()
+    folder = folder_of(path)
+    new = write and spec_at(path) is None
     maker = load_model_to_add(path, model, n_memory=None) if new else None
-    with LatentIndex.open(path, maker.latent_spec if maker else None) as index:
+    with LatentIndex.open(folder, maker.latent_spec if maker else None) as index:
 
         def load() -> "Clara":
             if maker:

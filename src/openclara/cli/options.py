@@ -63,14 +63,15 @@ class SearchOptions:
 
     Attributes:
         k: Passages wanted.
-        mode: By latents, by words, or by both.
+        mode: By latents, by words, or by both (hybrid). If left out, by both in a folder, and by
+            latents in Milvus, which has no word index.
         where: Filter such as year>=2020; give it several times to ask for all of them.
         n_memory: Use only this many of the latents of each passage.
-        exact: Score every passage, also in an index large enough for its coarse stage.
+        exact: Score every passage, also in a folder large enough for its coarse stage.
     """
 
     k: Annotated[AtLeastOne, Parameter(name=["-k", "--k"])] = 5
-    mode: Mode = "hybrid"
+    mode: Mode | None = None
     where: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = ()
     n_memory: AtLeastOne | None = None
     exact: Flag = False

@@ -12,6 +12,7 @@ from openclara.cli import render
 from openclara.cli.loading import load_model
 from openclara.cli.options import AtLeastOne, Json, ModelOptions
 from openclara.errors import ConfigError
+from openclara.index.addresses import folder_of
 
 if TYPE_CHECKING:
     import socket
@@ -32,7 +33,7 @@ MIB = 2**20
 
 
 def serve(
-    *paths: Path,
+    *paths: str,
     root: Path | None = None,
     host: str = "127.0.0.1",
     port: Port = 8080,
@@ -76,6 +77,7 @@ def serve(
     from openclara.server.starting import check_settings, known_hosts
     from openclara.server.starting import serve as run
 
+    folders = [folder_of(path) for path in paths]
     if root is not None:
         root.mkdir(exist_ok=True)
     settings = Settings(
@@ -89,7 +91,7 @@ def serve(
     )
     # All that can be wrong is told before the model is loaded.
     check_settings(host, settings)
-    spec = shared_spec(paths, root)
+    spec = shared_spec(folders, root)
     if spec is None and not paths and root is None:
         raise ConfigError("there is nothing to serve; give an index, or --root with a folder")
     with listen(host, port) as sock:
@@ -98,7 +100,7 @@ def serve(
 
         name = model.model or (DEFAULT_MODEL if spec is None else spec.model)
         clara = load_model(name, model, n_memory=n_memory)
-        library = Library(clara.latent_spec, paths, root)
+        library = Library(clara.latent_spec, folders, root)
         engine = ClaraEngine(clara, max_batch=max_batch, max_waiting=max_waiting, timeout_s=timeout)
         _announce(library.names(), host, sock)
         run(engine, library, settings, sock)

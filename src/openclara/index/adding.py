@@ -1,4 +1,4 @@
-"""Adding documents: groups of them, each in one shard and one transaction."""
+"""Adding documents in groups: to any index, and to a folder."""
 
 # C chunks of a document, M memory tokens, D width, N rows of a group
 
@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -28,36 +29,57 @@ from openclara.types import CompressedDocument, Document
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from openclara.index.database import Database
     from openclara.index.layout import Layout, Manifest
-    from openclara.types import LatentSpec
+    from openclara.types import Compression, LatentSpec
 
 GROUP_DOCUMENTS = 64
 GROUP_BYTES = 32 * 2**20
 GROUP_S = 5.0
 
 
-class Adding:
+class Adding(ABC):
     """One `add`: collects changes and commits them whenever a group is full."""
 
-    def __init__(
-        self,
-        database: Database,
-        layout: Layout,
-        manifest: Manifest,
-        on_progress: Callable[[AddReport], None] | None,
-    ) -> None:
+    def __init__(self, spec: LatentSpec, on_progress: Callable[[AddReport], None] | None) -> None:
         self.report = AddReport()
-        self._database = database
-        self._layout = layout
-        self._manifest = manifest
+        self._spec = spec
         self._on_progress = on_progress
         self._group = Group()
         self._compressed: set[str] = set()
 
-    def skip(self, document: Document) -> bool:
+    def run(self, compressed: Iterable[CompressedDocument] | Compression) -> AddReport:
+        """Add a stream; what was collected is committed also when it ends in an error.
+
+        Raises:
+            DataError: A document or its latents cannot be stored.
+            OpenClaraError: A group could not be written.
+        """
+        skipping = getattr(compressed, "skipping", None)
+        stream = compressed if skipping is None else skipping(self._skip)
+        try:
+            for item in stream:
+                check_compressed(item, self._spec)
+                self._put(item)
+        finally:
+            self._commit()
+        return self.report
+
+    @abstractmethod
+    def _framed(self, document_id: str) -> str | None:
+        """The `framed_sha256` of the stored document of that id; None where there is none."""
+
+    @abstractmethod
+    def _write(self, group: Group) -> AddReport:
+        """Make a group part of the index, and say what it counted as.
+
+        Raises:
+            OpenClaraError: It could not be written; only this group is lost.
+        """
+
+    def _skip(self, document: Document) -> bool:
         """Whether a document need not be compressed; a new source or metadata is noted.
 
         Once a document of some id is to be compressed, so is every later one of that id: the
@@ -68,34 +90,23 @@ class Adding:
         """
         check_document(document)
         if document.id not in self._compressed:
-            with self._database.reading() as connection:
-                known = find(connection, document.id)
-            if known is not None and known.framed_sha256 == framed_sha256(document):
+            stored = self._framed(document.id)
+            if stored == framed_sha256(document):
                 self._put(document)
                 return True
         self._compressed.add(document.id)
         return False
 
-    def put(self, item: CompressedDocument) -> None:
-        """Take a compressed document.
+    def _put(self, change: CompressedDocument | Document) -> None:
+        self._group.put(change)
+        if self._group.full:
+            self._commit()
 
-        Raises:
-            DataError: It cannot be stored.
-            OpenClaraError: Its group could not be written.
-        """
-        check_compressed(item, self._manifest.spec)
-        self._put(item)
-
-    def commit(self) -> None:
-        """Make what was collected part of the index.
-
-        Raises:
-            OpenClaraError: The disk is full or read-only; only this group is lost.
-        """
+    def _commit(self) -> None:
         group, self._group = self._group, Group()
         if not group.changes:
             return
-        done, total = _commit(self._database, self._layout, self._manifest, group), self.report
+        done, total = self._write(group), self.report
         self.report = AddReport(
             added=total.added + done.added,
             updated=total.updated + done.updated,
@@ -104,13 +115,36 @@ class Adding:
         )
         if self._on_progress is not None:
             self._on_progress(self.report)
-        if done.chunks:
-            merge_small(self._database, self._layout, self._manifest)
 
-    def _put(self, change: CompressedDocument | Document) -> None:
-        self._group.put(change)
-        if self._group.full:
-            self.commit()
+
+class FolderAdding(Adding):
+    """An `add` to a folder: each group is one shard and one transaction."""
+
+    def __init__(
+        self,
+        database: Database,
+        layout: Layout,
+        manifest: Manifest,
+        on_progress: Callable[[AddReport], None] | None,
+    ) -> None:
+        super().__init__(manifest.spec, on_progress)
+        self._database = database
+        self._layout = layout
+        self._manifest = manifest
+
+    def _framed(self, document_id: str) -> str | None:
+        with self._database.reading() as connection:
+            known = find(connection, document_id)
+        return None if known is None else known.framed_sha256
+
+    def _write(self, group: Group) -> AddReport:
+        return _write_group(self._database, self._layout, self._manifest, group)
+
+    def _commit(self) -> None:
+        before = self.report.chunks
+        super()._commit()
+        if self.report.chunks > before:
+            merge_small(self._database, self._layout, self._manifest)
 
 
 def check_document(document: Document) -> None:
@@ -243,7 +277,7 @@ def _plan(connection: sqlite3.Connection, group: Group) -> Plan:
     return Plan(written, relabelled, AddReport(added, updated, unchanged, chunks))
 
 
-def _commit(database: Database, layout: Layout, manifest: Manifest, group: Group) -> AddReport:
+def _write_group(database: Database, layout: Layout, manifest: Manifest, group: Group) -> AddReport:
     """Make a group part of the index: its shard first, then the transaction that says so.
 
     Returns:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Self
 
     from torch import Tensor
 
@@ -20,6 +23,23 @@ class Index(Protocol):
     Every method is as documented at `LatentIndex`.
     """
 
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+    @property
+    def path(self) -> Path | str:
+        """Where it is."""
+
+    @property
+    def default_mode(self) -> Mode:
+        """How `Clara` searches it where no mode is given."""
+
     @property
     def spec(self) -> LatentSpec:
         """What the latents were made with."""
@@ -28,11 +48,20 @@ class Index(Protocol):
     def quantization(self) -> Quantization:
         """How the latents are stored."""
 
+    @property
+    def n_chunks(self) -> int:
+        """Chunks held."""
+
     def __len__(self) -> int: ...
 
     def __contains__(self, document_id: object) -> bool: ...
 
-    def add(self, compressed: Iterable[CompressedDocument] | Compression) -> AddReport:
+    def add(
+        self,
+        compressed: Iterable[CompressedDocument] | Compression,
+        *,
+        on_progress: Callable[[AddReport], None] | None = ...,
+    ) -> AddReport:
         """Add documents, replacing those whose id is known."""
 
     def get(self, document_id: str) -> Document:
@@ -58,6 +87,7 @@ class Index(Protocol):
         mode: Mode = ...,
         where: Sequence[str] = ...,
         n_memory: int | None = ...,
+        latent_weight: float = ...,
         with_latents: bool = ...,
     ) -> list[list[Hit]]:
         """Find the chunks that answer each question best."""

@@ -2,50 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from openclara.errors import ConfigError
-from openclara.index.layout import Layout
-from openclara.index.milvus import MilvusIndex
-from openclara.index.store import LatentIndex
+from openclara.index.addresses import open_index
 from openclara.types import Chunk, CompressedDocument
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from openclara.index.interface import Index
-    from openclara.index.layout import Quantization
     from openclara.index.reports import AddReport
-    from openclara.types import LatentSpec
-
-PREFIX = "milvus:"
-
-
-def is_index(address: str) -> bool:
-    """Whether an address is one of an index: `milvus:...`, or a folder that holds one."""
-    return address.startswith(PREFIX) or Layout(Path(address)).manifest.is_file()
-
-
-def open_index(
-    address: str, spec: LatentSpec | None = None, quantization: Quantization | None = None
-) -> Index:
-    """Open the index at an address.
-
-    Args:
-        address: A folder, or `milvus:` with the URI of a server or the file of embedded Milvus.
-        spec: As `LatentIndex.open` takes it.
-        quantization: Likewise.
-
-    Raises:
-        OpenClaraError: As `LatentIndex.open` and `MilvusIndex.open`.
-    """
-    if address.startswith(PREFIX):
-        where = address.removeprefix(PREFIX)
-        return MilvusIndex.open(where, spec, quantization=quantization)
-    return LatentIndex.open(address, spec, quantization=quantization)
 
 
 def migrate(source: str, target: str) -> AddReport:
@@ -64,15 +33,11 @@ def migrate(source: str, target: str) -> AddReport:
     """
     if source == target:
         raise ConfigError(f"source and target are both {source}: name another target")
-    origin = open_index(source)
-    try:
-        copy = open_index(target, origin.spec, origin.quantization)
-        try:
-            return copy.add(_compressed(origin))
-        finally:
-            copy.close()
-    finally:
-        origin.close()
+    with (
+        open_index(source) as origin,
+        open_index(target, origin.spec, quantization=origin.quantization) as copy,
+    ):
+        return copy.add(_compressed(origin))
 
 
 def _compressed(index: Index) -> Iterator[CompressedDocument]:

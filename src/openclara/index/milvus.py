@@ -6,33 +6,25 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
-import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from openclara.errors import ConfigError, DataError, FormatError
 from openclara.index import database as db
-from openclara.index.adding import check_compressed
 from openclara.index.coarse.settings import Coarse
 from openclara.index.filters import condition
 from openclara.index.layout import Manifest
+from openclara.index.milvus_adding import MilvusAdding
 from openclara.index.milvus_collections import Collections
-from openclara.index.milvus_rows import (
-    BATCH,
-    Stored,
-    latents_of,
-    name_of,
-    pieces_of,
-)
-from openclara.index.milvus_schema import connect, create
-from openclara.index.quantization import dequantize, quantize
-from openclara.index.reports import AddReport
+from openclara.index.milvus_connection import connect, explained, nothing_at
+from openclara.index.milvus_rows import BATCH, Stored, name_of
+from openclara.index.milvus_schema import create, load
 from openclara.index.search import Search
-from openclara.index.writing import content_sha256, framed_sha256
+from openclara.index.writing import framed_sha256
 from openclara.types import CompressedDocument, Document, Hit, LatentSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
     from types import TracebackType
     from typing import Self
@@ -42,9 +34,8 @@ if TYPE_CHECKING:
     from openclara.index.comparing import Queries
     from openclara.index.layout import Quantization
     from openclara.index.milvus_collections import Place
+    from openclara.index.reports import AddReport
     from openclara.types import Chunk, Compression, Mode
-
-GROUP = 64
 
 
 class MilvusIndex:
@@ -73,32 +64,59 @@ class MilvusIndex:
         """Open an index, or make one where there is none.
 
         Args:
-            address: A file for embedded Milvus, or the URI of a server.
+            address: A path that ends in `.db` for embedded Milvus, or the URI of a server.
             spec: What the model makes; None opens an existing index as it is.
             name: Of the index; its collections begin with it.
             quantization: Latents are rounded as that storage rounds them; None means bf16.
 
         Raises:
             FormatError: There is no index and no spec.
+            ConfigError: The address is neither a path that ends in `.db` nor a URI.
             IndexMismatch: The index was made by another model or with another storage.
+            IndexBusy: Another process has the embedded Milvus open.
             OpenClaraError: Milvus cannot be reached, or its packages are not installed.
         """
-        client = connect(str(address))
-        rows = Collections(client, name)
+        address = str(address)
+        if spec is None and not cls.exists(address, name=name):
+            raise FormatError(
+                f"there is no index {name!r} at milvus:{address}: make one with "
+                f"`openclara index add milvus:{address} FILES`"
+            )
+        client = connect(address)
         try:
-            if not client.has_collection(f"{name}_pieces"):
-                if spec is None:
-                    raise FormatError(
-                        f"there is no index {name!r} in Milvus at {address}: make one with "
-                        "`openclara convert FOLDER milvus:ADDRESS`"
-                    )
-                create(client, name, spec.width, Manifest(spec, quantization or "bf16").to_json())
+            with explained(address):
+                if spec is not None and not _is_made(client, name):
+                    manifest = Manifest(spec, quantization or "bf16")
+                    create(client, name, spec.width, manifest.to_json())
+                load(client, name)
+            rows = Collections(client, name, address)
             manifest = rows.manifest()
-            manifest.check(spec, quantization, str(address))
+            manifest.check(spec, quantization, f"milvus:{address}")
         except BaseException:
             client.close()
             raise
-        return cls(rows, str(address), manifest)
+        return cls(rows, address, manifest)
+
+    @classmethod
+    def exists(cls, address: str | Path, *, name: str = "openclara") -> bool:
+        """Whether there is an index; looking makes nothing.
+
+        Args:
+            address: As `open` takes it.
+            name: Likewise.
+
+        Raises:
+            OpenClaraError: Milvus cannot be reached, or its packages are not installed.
+        """
+        address = str(address)
+        if nothing_at(address):
+            return False
+        client = connect(address)
+        try:
+            with explained(address):
+                return _is_made(client, name)
+        finally:
+            client.close()
 
     def __enter__(self) -> Self:
         return self
@@ -119,6 +137,11 @@ class MilvusIndex:
     def path(self) -> str:
         """Where it is."""
         return f"milvus:{self._address}"
+
+    @property
+    def default_mode(self) -> Mode:
+        """How `Clara` searches it where no mode is given."""
+        return "latent"
 
     @property
     def spec(self) -> LatentSpec:
@@ -194,20 +217,30 @@ class MilvusIndex:
             found[stored.name].append(_hit(document, chunks[chunk], 0.0, None, latents_MD))
         return [sorted(found[name_of(name)], key=lambda hit: hit.start) for name in ids]
 
-    def add(self, compressed: Iterable[CompressedDocument] | Compression) -> AddReport:
+    def add(
+        self,
+        compressed: Iterable[CompressedDocument] | Compression,
+        *,
+        on_progress: Callable[[AddReport], None] | None = None,
+    ) -> AddReport:
         """Add documents, replacing those whose id is known.
+
+        In groups, leaving out what is held already, as `LatentIndex.add` does.
+
+        Args:
+            compressed: `clara.compress(...)`, or compressed documents from elsewhere. Of several
+                with one id the last counts.
+            on_progress: Called after each group with what was added so far.
+
+        Returns:
+            What was done.
 
         Raises:
             DataError: A document or its latents cannot be stored.
+            IndexBusy: Another process writes, as far as that shows.
+            OpenClaraError: Milvus failed.
         """
-        report = AddReport()
-        group: dict[str, CompressedDocument] = {}
-        for item in compressed:
-            check_compressed(item, self.spec)
-            group[item.document.id] = item
-            if len(group) >= GROUP:
-                report, group = self._commit(report, list(group.values())), {}
-        return self._commit(report, list(group.values()))
+        return MilvusAdding(self._rows, self._manifest, on_progress).run(compressed)
 
     def delete(self, ids: Iterable[str] = (), *, where: Sequence[str] = ()) -> int:
         """Remove the named documents, and those that every filter holds for.
@@ -299,53 +332,6 @@ class MilvusIndex:
             kept = _passing({one.name: read[one.name][0] for one in page}, where)
             yield from (read[one.name][0] for one in page if one.name in kept)
 
-    def _commit(self, report: AddReport, items: Sequence[CompressedDocument]) -> AddReport:
-        if not items:
-            return report
-        known = self._rows.stored([name_of(item.document.id) for item in items])
-        version = time.time_ns()
-        added = updated = unchanged = n_chunks = 0
-        pieces: list[Any] = []
-        latents: list[Any] = []
-        rows: list[Stored] = []
-        for number, item in enumerate(items):
-            name, document = name_of(item.document.id), item.document
-            before, framed = known.get(name), framed_sha256(document)
-            content = content_sha256(document)
-            if before is not None and before.content == content:
-                unchanged += 1
-                continue
-            added, updated = added + (before is None), updated + (before is not None)
-            mine = version + number
-            parts = pieces_of(name, mine, document, item.chunks)
-            pieces += parts
-            kept = before.latents if before is not None and before.framed == framed else mine
-            if kept == mine:
-                n_chunks += len(item.chunks)
-                latents += latents_of(name, mine, self._rounded(item))
-            ordinal = mine if before is None else before.ordinal
-            rows.append(
-                Stored(name, ordinal, mine, kept, len(parts), len(item.chunks), framed, content)
-            )
-        self._rows.put(latents, pieces, rows)
-        for row in rows:
-            if (before := known.get(row.name)) is not None:
-                self._rows.sweep(row.name, "pieces", before.version)
-                if before.latents != row.latents:
-                    self._rows.sweep(row.name, "latents", before.latents)
-        return AddReport(
-            report.added + added, report.updated + updated, report.unchanged + unchanged,
-            report.chunks + n_chunks,
-        )  # fmt: skip
-
-    def _rounded(self, item: CompressedDocument) -> CompressedDocument:
-        """The latents as a folder of the same quantisation would give them back."""
-        if not len(item.chunks):
-            return item
-        stored = quantize(item.latents.detach().cpu().float(), self.quantization)
-        latents_CMD = dequantize(stored, self.quantization, width=self.spec.width)
-        return CompressedDocument(item.document, item.chunks, latents_CMD)
-
     def _given(self, latents_MD: Tensor) -> Tensor:
         return latents_MD.bfloat16() if self.quantization == "bf16" else latents_MD
 
@@ -357,6 +343,11 @@ class MilvusIndex:
                     f"the index {self.path} has no document {document_id!r}: list the ids it has"
                 )
         return list(known.values())
+
+
+def _is_made(client: Any, name: str) -> bool:
+    """Whether there is an index; its pieces are the last collection that is made."""
+    return bool(client.has_collection(f"{name}_pieces"))
 
 
 def _hit(

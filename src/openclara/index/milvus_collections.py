@@ -8,7 +8,9 @@ import json
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
+from openclara.errors import FormatError
 from openclara.index.layout import Manifest
+from openclara.index.milvus_connection import explained
 from openclara.index.milvus_rows import (
     BATCH,
     STORED_FIELDS,
@@ -39,47 +41,61 @@ class Collections:
     Args:
         client: Of `connect`.
         name: Of the index.
+        address: For messages.
     """
 
-    def __init__(self, client: Any, name: str) -> None:
+    def __init__(self, client: Any, name: str, address: str) -> None:
         self._client = client
         self._name = name
+        self._address = address
 
     def close(self) -> None:
         """Release the connection."""
         self._client.close()
 
     def manifest(self) -> Manifest:
-        """What every latent of the index shares."""
-        found = self._client.get(f"{self._name}_pieces", ids=["manifest"], output_fields=["part"])
+        """What every latent of the index shares.
+
+        Raises:
+            FormatError: The index was never finished.
+        """
+        found = self._get("pieces", ["manifest"], ["part"])
+        if not found:
+            raise FormatError(
+                f"the index {self._name!r} at milvus:{self._address} is not whole, its making was "
+                f"interrupted: drop the collections {self._name}_*, or use another address"
+            )
         content = json.loads(found[0]["part"])
         return Manifest(LatentSpec(**content["spec"]), content["quantization"])
 
     def put(self, latents: Sequence[Any], pieces: Sequence[Any], rows: Sequence[Stored]) -> None:
         """Write documents: what they consist of first, then the rows that say so."""
-        for collection, new in (("latents", latents), ("pieces", pieces)):
-            for start in range(0, len(new), BATCH):
-                self._client.insert(f"{self._name}_{collection}", new[start : start + BATCH])
-        if rows:
-            self._client.upsert(f"{self._name}_documents", [row.row() for row in rows])
+        with explained(self._address):
+            for collection, new in (("latents", latents), ("pieces", pieces)):
+                for start in range(0, len(new), BATCH):
+                    self._client.insert(f"{self._name}_{collection}", new[start : start + BATCH])
+            if rows:
+                self._client.upsert(f"{self._name}_documents", [row.row() for row in rows])
 
     def drop(self, known: Sequence[Stored]) -> None:
         """Remove documents: the rows first, then what they consisted of."""
         if known:
-            self._client.delete(f"{self._name}_documents", ids=[one.name for one in known])
+            with explained(self._address):
+                self._client.delete(f"{self._name}_documents", ids=[one.name for one in known])
         for one in known:
             self.sweep(one.name, "pieces", one.version)
             self.sweep(one.name, "latents", one.latents)
 
     def nominate(self, vectors_VD: Tensor, n_memory: int, limit: int) -> list[Place]:
         """Chunks with a latent near one of some vectors."""
-        found = self._client.search(
-            f"{self._name}_latents",
-            data=vectors_VD.tolist(),
-            limit=min(limit, LARGEST_LIMIT),
-            filter=f"token < {n_memory}",
-            output_fields=["name", "version", "chunk"],
-        )
+        with explained(self._address):
+            found = self._client.search(
+                f"{self._name}_latents",
+                data=vectors_VD.tolist(),
+                limit=min(limit, LARGEST_LIMIT),
+                filter=f"token < {n_memory}",
+                output_fields=["name", "version", "chunk"],
+            )
         spots = {
             (hit["entity"]["name"], hit["entity"]["version"], hit["entity"]["chunk"])
             for of_one in found
@@ -94,9 +110,10 @@ class Collections:
 
     def sweep(self, name: str, collection: str, version: int) -> None:
         """Remove the pieces or latents of a version that no document row names any more."""
-        self._client.delete(
-            f"{self._name}_{collection}", filter=f'name == "{name}" and version == {version}'
-        )
+        with explained(self._address):
+            self._client.delete(
+                f"{self._name}_{collection}", filter=f'name == "{name}" and version == {version}'
+            )
 
     def stored(self, names: Sequence[str]) -> dict[str, Stored]:
         """The document rows of those names that there are."""
@@ -105,13 +122,14 @@ class Collections:
 
     def all(self) -> Iterator[Stored]:
         """Every document row."""
-        rows = self._client.query_iterator(
-            f"{self._name}_documents", batch_size=BATCH, filter="ordinal >= 0",
-            output_fields=STORED_FIELDS,
-        )  # fmt: skip
-        with closing(rows):
-            while page := rows.next():
-                yield from (Stored(**{key: row[key] for key in STORED_FIELDS}) for row in page)
+        with explained(self._address):
+            rows = self._client.query_iterator(
+                f"{self._name}_documents", batch_size=BATCH, filter="ordinal >= 0",
+                output_fields=STORED_FIELDS,
+            )  # fmt: skip
+            with closing(rows):
+                while page := rows.next():
+                    yield from (Stored(**{key: row[key] for key in STORED_FIELDS}) for row in page)
 
     def read(self, known: Sequence[Stored]) -> dict[str, tuple[Document, list[Chunk]]]:
         """Documents and their chunks, by name."""
@@ -139,5 +157,8 @@ class Collections:
         rows: list[Any] = []
         for start in range(0, len(keys), BATCH):
             batch = list(keys[start : start + BATCH])
-            rows += self._client.get(f"{self._name}_{collection}", ids=batch, output_fields=fields)
+            with explained(self._address):
+                rows += self._client.get(
+                    f"{self._name}_{collection}", ids=batch, output_fields=fields
+                )
         return rows

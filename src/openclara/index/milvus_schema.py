@@ -1,42 +1,21 @@
-"""Connecting to Milvus and making the collections of an index."""
+"""Making the collections of an index in Milvus, and making them ready."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from openclara.errors import OpenClaraError
 from openclara.index.milvus_rows import UNUSED
 
 TEXT = 65_535
 HASH = 128
-
-
-def connect(address: str) -> Any:
-    """A client.
-
-    Raises:
-        OpenClaraError: Milvus cannot be reached, or its packages are not installed.
-    """
-    try:
-        from pymilvus import MilvusClient
-        from pymilvus.exceptions import MilvusException
-    except ImportError as error:
-        raise OpenClaraError(
-            "an index in Milvus needs pymilvus: pip install 'openclara[milvus]'"
-        ) from error
-    try:
-        return MilvusClient(address)
-    except (MilvusException, OSError) as error:
-        raise OpenClaraError(
-            f"Milvus at {address} cannot be reached ({error}): check the address, or start it"
-        ) from error
+KINDS = ("documents", "latents", "pieces")
 
 
 def create(client: Any, name: str, width: int, manifest: str) -> None:
     """Make the collections; the manifest comes last.
 
     Args:
-        client: Of `connect`.
+        client: Of `milvus_connection.connect`.
         name: Of the index.
         width: D.
         manifest: What `Manifest.to_json` made.
@@ -50,7 +29,7 @@ def create(client: Any, name: str, width: int, manifest: str) -> None:
     owner = {"key": (text, 2 * HASH), "name": (text, HASH), "version": (number, 0)}
     latents = {**owner, "chunk": (number, 0), "token": (number, 0), "vector": (None, width)}
     pieces = {**owner, "part": (text, TEXT), "unused": (None, 2)}
-    for kind, fields in (("documents", documents), ("latents", latents), ("pieces", pieces)):
+    for kind, fields in zip(KINDS, (documents, latents, pieces), strict=True):
         collection = f"{name}_{kind}"
         if client.has_collection(collection):
             client.drop_collection(collection)  # of a creation that was interrupted
@@ -70,3 +49,14 @@ def create(client: Any, name: str, width: int, manifest: str) -> None:
         )
     row = {"key": "manifest", "name": "", "version": 0, "part": manifest, "unused": UNUSED}
     client.insert(f"{name}_pieces", [row])
+
+
+def load(client: Any, name: str) -> None:
+    """Make the collections ready to be read: embedded Milvus starts without any.
+
+    Args:
+        client: Of `milvus_connection.connect`.
+        name: Of the index.
+    """
+    for kind in KINDS:
+        client.load_collection(f"{name}_{kind}")

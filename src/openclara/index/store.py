@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from openclara.errors import ConfigError, DataError
 from openclara.index import database as db
-from openclara.index.adding import Adding
+from openclara.index.adding import FolderAdding
 from openclara.index.coarse.building import keep_up
 from openclara.index.coarse.records import segment_records
 from openclara.index.coarse.settings import EXACT, Coarse
@@ -129,6 +129,11 @@ class LatentIndex:
         return self._layout.folder
 
     @property
+    def default_mode(self) -> Mode:
+        """How `Clara` searches it where no mode is given."""
+        return "hybrid"
+
+    @property
     def spec(self) -> LatentSpec:
         """What the latents were made with."""
         return self._manifest.spec
@@ -178,16 +183,10 @@ class LatentIndex:
             OpenClaraError: The disk is full or the folder cannot be written.
         """
         with self._writing():
-            adding = Adding(self._database, self._layout, self._manifest, on_progress)
-            skipping = getattr(compressed, "skipping", None)
-            stream = compressed if skipping is None else skipping(adding.skip)
-            try:
-                for item in stream:
-                    adding.put(item)
-            finally:
-                adding.commit()
+            adding = FolderAdding(self._database, self._layout, self._manifest, on_progress)
+            report = adding.run(compressed)
             self._keep_up()
-            return adding.report
+            return report
 
     def holds(self, document: Document) -> bool:
         """Whether the latents of this very title and text are stored under this id."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from openclara.index import LatentIndex
+from openclara.index.addresses import folder_of
 from openclara.index.layout import Layout
 from openclara.model.zoo import DEFAULT_MODEL, zoo_names
 from openclara.pipeline import Clara
@@ -58,6 +59,7 @@ class Named:
         """Model and index; the same ones whenever it is called.
 
         Raises:
+            ConfigError: The index is in Milvus.
             FormatError: There is no index, or it is damaged.
             ModelError: The model is missing or damaged.
             IndexMismatch: The index was made by another model.
@@ -68,7 +70,7 @@ class Named:
             return self._opened
 
     def _open(self) -> tuple[Clara, LatentIndex]:
-        path = Path(self._index).expanduser()
+        path = folder_of(self._index).expanduser()
         stored = None
         if not self._new or Layout(path).manifest.exists():
             with LatentIndex.open(path) as index:

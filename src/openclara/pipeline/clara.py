@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from openclara.data.tokenizer import TextTokenizer
-    from openclara.index import LatentIndex
     from openclara.index.comparing import Queries
+    from openclara.index.interface import Index
     from openclara.model.adapters import Role
     from openclara.model.placement import DeviceMap, Plan
     from openclara.types import Precision
@@ -148,7 +148,7 @@ class Clara:
     ) -> Compressing:
         """Chunks and latents of documents, made as they are asked for.
 
-        Give the result to `LatentIndex.add`, which leaves out unchanged documents before they
+        Give the result to `add` of an index, which leaves out unchanged documents before they
         are compressed, or iterate it.
 
         Args:
@@ -242,23 +242,23 @@ class Clara:
 
     @overload
     def search(  # type: ignore[overload-overlap]  # a text is a sequence of texts as well
-        self, question: str, index: LatentIndex, *, k: int = ..., mode: Mode = ...,
+        self, question: str, index: Index, *, k: int = ..., mode: Mode | None = ...,
         where: Sequence[str] = ..., n_memory: int | None = ...,
     ) -> list[Hit]: ...  # fmt: skip
 
     @overload
     def search(
-        self, question: Sequence[str], index: LatentIndex, *, k: int = ..., mode: Mode = ...,
+        self, question: Sequence[str], index: Index, *, k: int = ..., mode: Mode | None = ...,
         where: Sequence[str] = ..., n_memory: int | None = ...,
     ) -> list[list[Hit]]: ...  # fmt: skip
 
     def search(
         self,
         question: str | Sequence[str],
-        index: LatentIndex,
+        index: Index,
         *,
         k: int = 5,
-        mode: Mode = "hybrid",
+        mode: Mode | None = None,
         where: Sequence[str] = (),
         n_memory: int | None = None,
     ) -> list[Hit] | list[list[Hit]]:
@@ -268,7 +268,8 @@ class Clara:
             question: One question, or several.
             index: Where to look; made by this model.
             k: Hits wanted; fewer come back where the index holds fewer.
-            mode: `latent`, `lexical`, or `hybrid` (both).
+            mode: `latent`, `lexical`, or `hybrid` (both); that of the index if None, which is
+                hybrid for a folder and latent for Milvus.
             where: Filters such as `year>=2020`; all must hold.
             n_memory: Use only this many of the stored latents.
 
@@ -284,10 +285,10 @@ class Clara:
     def _search(
         self,
         questions: list[str],
-        index: LatentIndex,
+        index: Index,
         *,
         k: int,
-        mode: Mode,
+        mode: Mode | None,
         where: Sequence[str],
         n_memory: int | None,
         with_latents: bool = False,
@@ -297,6 +298,7 @@ class Clara:
         if not questions:
             return [], 0.0
         started = time.perf_counter()
+        mode = index.default_mode if mode is None else mode
         latents_QMD = None
         used = index.spec.n_memory if n_memory is None else n_memory
         if mode != "lexical" or with_latents:
@@ -338,7 +340,7 @@ class Clara:
             cut.append(text[spans[beyond][0] :] if beyond > 0 else text)
         return cut
 
-    def check(self, questions: Sequence[str], index: LatentIndex | None) -> None:
+    def check(self, questions: Sequence[str], index: Index | None) -> None:
         """Refuse what cannot be asked.
 
         Raises:
@@ -363,29 +365,29 @@ class Clara:
 
     @overload
     def ask(  # type: ignore[overload-overlap]  # a text is a sequence of texts as well
-        self, question: str, index: LatentIndex | None = ..., *,
+        self, question: str, index: Index | None = ..., *,
         documents: Sequence[Document] | None = ...,
-        k: int = ..., context: Context = ..., mode: Mode = ..., where: Sequence[str] = ...,
+        k: int = ..., context: Context = ..., mode: Mode | None = ..., where: Sequence[str] = ...,
         n_memory: int | None = ..., decoding: Decoding = ...,
     ) -> Answer: ...  # fmt: skip
 
     @overload
     def ask(
-        self, question: Sequence[str], index: LatentIndex | None = ..., *,
+        self, question: Sequence[str], index: Index | None = ..., *,
         documents: Sequence[Document] | None = ...,
-        k: int = ..., context: Context = ..., mode: Mode = ..., where: Sequence[str] = ...,
+        k: int = ..., context: Context = ..., mode: Mode | None = ..., where: Sequence[str] = ...,
         n_memory: int | None = ..., decoding: Decoding = ...,
     ) -> list[Answer]: ...  # fmt: skip
 
     def ask(
         self,
         question: str | Sequence[str],
-        index: LatentIndex | None = None,
+        index: Index | None = None,
         *,
         documents: Sequence[Document] | None = None,
         k: int = 5,
         context: Context = "latents",
-        mode: Mode = "hybrid",
+        mode: Mode | None = None,
         where: Sequence[str] = (),
         n_memory: int | None = None,
         decoding: Decoding = Decoding(),  # noqa: B008 - frozen
@@ -457,12 +459,12 @@ class Clara:
     def stream(
         self,
         question: str,
-        index: LatentIndex | None = None,
+        index: Index | None = None,
         *,
         documents: Sequence[Document] | None = None,
         k: int = 5,
         context: Context = "latents",
-        mode: Mode = "hybrid",
+        mode: Mode | None = None,
         where: Sequence[str] = (),
         n_memory: int | None = None,
         decoding: Decoding = Decoding(),  # noqa: B008 - frozen
@@ -477,12 +479,12 @@ class Clara:
     def _start(
         self,
         questions: list[str],
-        index: LatentIndex | None,
+        index: Index | None,
         documents: Sequence[Document] | None,
         *,
         k: int,
         context: Context,
-        mode: Mode,
+        mode: Mode | None,
         where: Sequence[str],
         n_memory: int | None,
         decoding: Decoding,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from openclara.index import LatentIndex
+    from openclara.index.interface import Index
     from openclara.model.adapters import Role
     from openclara.model.lens import Examined
     from openclara.types import Hit
@@ -136,7 +136,7 @@ def inspect_document(
 
 def inspect_stored(
     clara: Clara,
-    index: LatentIndex,
+    index: Index,
     ids: Sequence[str],
     *,
     n_memory: int | None = None,
@@ -166,7 +166,7 @@ def inspect_hits(clara: Clara, hits: Sequence[Hit], *, top: int = 5) -> list[Ins
 
     Args:
         clara: The model.
-        hits: From `LatentIndex.hits`.
+        hits: From `hits` of an index.
         top: Words for each latent, at most.
     """
     return [
