@@ -3,12 +3,13 @@
     python benchmarks/stages.py
 
 All take the same batch, forward and backward, on the same base with the same adapters. `openclara`
-has its layers compiled, as the recipes do, and is timed after the compiler is done; `uncompiled` is
-the same without. The plain loop composes base and adapter as peft does, keeps all hidden states and
-computes the logits of the whole vocabulary at every position, of documents as of prompts; `padded`
-besides pads documents and questions to the model's document length, as the published code does (a
-question there to 1,024 and more; not here). Tokens are those of the batch without padding. Times
-are taken in turn in one process, memory in a process of its own for each; prints JSON.
+has its layers packed and compiled, as the recipes do, and is timed after the compiler is done;
+`uncompiled` is the same without. The plain loop composes base and adapter as peft does, keeps all
+hidden states and computes the logits of the whole vocabulary at every position, of documents as of
+prompts; `padded` besides pads documents and questions to the model's document length, as the
+published code does (a question there to 1,024 and more; not here). Tokens are those of the batch
+without padding. Times are taken in turn in one process, memory in a process of its own for each;
+prints JSON.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from machine import machine, spread
@@ -84,7 +85,7 @@ class PlainModel(ClaraModel):
         return out.logits[:, :-1].float().flatten(0, 1), labels_BT[:, 1:].flatten()
 
 
-def built(stage: str, side: str) -> StageModule:
+def built(stage: str, *, plain: bool) -> StageModule:
     """A stage, ready to train, on the default base."""
     device = choose_device("auto")
     source = find_base("smollm2-135m")
@@ -92,15 +93,13 @@ def built(stage: str, side: str) -> StageModule:
     roles = AdapterRoles(lm, rank=16, alpha=32)
     memory = MemoryTable(64, lm.config.hidden_size)
     memory.initialise(lm.get_input_embeddings().weight, seed=0)
-    if side in ("openclara", "uncompiled"):
-        model = ClaraModel(roles, memory)
-        if side == "openclara" and not compile_layers(roles):
-            sys.exit("the layers of this base cannot be compiled")
-    else:
+    if plain:
         lm.set_attn_implementation("sdpa")
         for layer in roles._layers.values():
             layer.__dict__.pop("forward", None)  # peft's own again
-        model = PlainModel(roles, memory)
+        model: ClaraModel = PlainModel(roles, memory)
+    else:
+        model = ClaraModel(roles, memory)
     module = StageModule(model, STAGES[stage])
     trained_parameters(module)
     return module.train()
@@ -137,8 +136,12 @@ def padded(batch: StageBatch) -> StageBatch:
     return replace(batch, documents=longer(batch.documents), questions=longer(batch.questions))
 
 
-def step(module: StageModule, batch: StageBatch) -> float:
+def step(module: StageModule, batch: StageBatch, side: str) -> float:
     """Seconds of one forward and backward pass."""
+    roles = cast("AdapterRoles", module.model.roles)
+    module.model.packed = compile_layers(roles) if side == "openclara" else None
+    if side == "padded":
+        batch = padded(batch)
     started = time.perf_counter()
     device = module.model.memory.weight.device
     with torch.autocast(
@@ -150,12 +153,6 @@ def step(module: StageModule, batch: StageBatch) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - started
-
-
-def one_side(stage: str, side: str, tokenizer: TextTokenizer) -> tuple[StageModule, StageBatch]:
-    """What is timed."""
-    batch = batch_of(stage, tokenizer)
-    return built(stage, side), padded(batch) if side == "padded" else batch
 
 
 def megabytes(stage: str, side: str) -> float:
@@ -173,20 +170,20 @@ def main() -> None:
     tokenizer = TextTokenizer(load_tokenizer(find_base("smollm2-135m")))
     if options.memory_of:
         stage, side = options.memory_of
-        module, batch = one_side(stage, side, tokenizer)
-        step(module, batch)
+        step(built(stage, plain=side in SIDES[2:]), batch_of(stage, tokenizer), side)
         # Not ru_maxrss: a child begins with its parent's.
         status = Path("/proc/self/status").read_text()
         print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
         return
     result: dict[str, Any] = {"machine": machine(), "n_memory": N_MEMORY, "stages": {}}
     for stage in STAGES:
-        sides = {side: one_side(stage, side, tokenizer) for side in SIDES}
-        n_tokens = batch_of(stage, tokenizer).n_tokens
+        modules = [built(stage, plain=plain) for plain in (False, True)]
+        batch = batch_of(stage, tokenizer)
+        n_tokens = batch.n_tokens
         seconds: dict[str, list[float]] = {side: [] for side in SIDES}
         for number in range(options.rounds + 1):
-            for side, (module, batch) in sides.items():
-                took = step(module, batch)
+            for side in SIDES:
+                took = step(modules[side in SIDES[2:]], batch, side)
                 if number:
                     seconds[side].append(took)
         ours = seconds["openclara"]

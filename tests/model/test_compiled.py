@@ -6,35 +6,42 @@ import pytest
 import torch
 from tiny import plain_lm, random_roles, tiny_clara_model
 
+from openclara.data.batches import prompt_batch, text_batch
 from openclara.model import compiled
-from openclara.model.compiled import Sizes, can_compile, compile_layers
+from openclara.model.compiled import Packing, Sizes, can_compile, compile_layers
 
 pytestmark = pytest.mark.skipif(not can_compile("cpu"), reason="torch's compiler needs g++ here")
 
 
 @pytest.fixture(scope="module")
 def pair(tiny_base):
-    """Unmerged roles on two copies of the base, one compiled; norm weights that count."""
+    """One model as it is and one whose layers are packed; norm weights that count."""
     models = [tiny_clara_model(tiny_base, merged=False) for _ in range(2)]
     for model in models:
         generator = torch.Generator().manual_seed(3)
         for name, parameter in model.lm.named_parameters():
             if "norm" in name:
                 parameter.data = 0.5 + torch.rand(parameter.shape, generator=generator)
-    assert compile_layers(models[1].roles)
-    return [model.roles for model in models]
+    models[1].packed = compile_layers(models[1].roles)
+    assert models[1].packed is not None
+    return models
 
 
 def embedded(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, 32, generator=torch.Generator().manual_seed(4))
 
 
-def states_and_gradients(roles, role, x):
-    """Last states, and the gradients of the input and of what trains."""
+def states_and_gradients(model, role, x, lengths):
+    """Last states, and the gradients of the input and of what trains, padding left out."""
+    roles = model.roles
     roles.train_only([role])
     x = x.clone().requires_grad_()
+    counts = (torch.arange(x.shape[1]) < torch.tensor(lengths).unsqueeze(1)).unsqueeze(-1)
     with roles.use(role) as lm:
-        states = lm.model(inputs_embeds=x, use_cache=False).last_hidden_state
+        if model.packed is None:
+            states = lm.model(inputs_embeds=x, use_cache=False).last_hidden_state * counts
+        else:
+            states = model.packed(x, torch.tensor(lengths))
     (states.sin() * torch.linspace(0, 1, 32)).sum().backward()
     trained = roles.named_parameters(role)
     gradients = {name: parameter.grad for name, parameter in trained.items()}
@@ -44,38 +51,65 @@ def states_and_gradients(roles, role, x):
     return states.detach(), x.grad, gradients
 
 
-@pytest.mark.parametrize(("role", "shape"), [("compressor", (3, 21)), ("generator", (2, 70))])
-def test_states_and_gradients_are_those_of_the_plain_layers(pair, role, shape):
-    expected, found = (states_and_gradients(roles, role, embedded(*shape)) for roles in pair)
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(
+    ("role", "n_positions", "lengths"),
+    [("compressor", 21, (21, 9, 14)), ("reasoner", 24, (1, 24)), ("generator", 70, (70,))],
+)
+def test_states_and_gradients_are_those_of_the_plain_layers(
+    pair, role, n_positions, lengths, checkpointing
+):
+    x = embedded(len(lengths), n_positions)
+    expected = states_and_gradients(pair[0], role, x, lengths)
+    for layer in pair[1].lm.model.layers:
+        layer.gradient_checkpointing = checkpointing
+        layer.train(checkpointing)
+    found = states_and_gradients(pair[1], role, x, lengths)
     torch.testing.assert_close(found[0], expected[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found[1], expected[1], rtol=1e-3, atol=1e-5)
     assert any(gradient.abs().max() > 1e-3 for gradient in expected[2].values())
     torch.testing.assert_close(found[2], expected[2], rtol=1e-3, atol=1e-5)
 
 
-@torch.no_grad()
-def test_without_a_role_or_with_a_mask_layers_compute_as_before(pair):
-    x, mask = embedded(2, 9), torch.ones(2, 9, dtype=torch.long)
-    mask[0, :4] = 0
-    for role, given in ((None, None), ("reasoner", mask)):
-        states = []
-        for roles in pair:
-            with roles.use(role) as lm:
-                out = lm.model(inputs_embeds=x, attention_mask=given, use_cache=False)
-            states.append(out.last_hidden_state[-1])
-        assert torch.equal(states[0], states[1])
+def test_a_packing_leaves_out_padding_and_puts_it_back():
+    packing = Packing.of(torch.tensor([2, 3, 1]), 4)
+    x = embedded(3, 4)
+    packed = packing.pack(x)
+    assert torch.equal(packed, torch.cat([x[0, :2], x[1, :3], x[2, :1]]))
+    back = packing.unpack(packed)
+    assert torch.equal(back[0, :2], x[0, :2])
+    assert torch.equal(back[1, :3], x[1, :3])
+    assert back[0, 2:].abs().sum() == back[1, 3:].abs().sum() == back[2, 1:].abs().sum() == 0
 
 
 @torch.no_grad()
-def test_a_frozen_role_computes_the_weights_with_its_delta_added(tiny_base, pair):
+def test_a_frozen_role_computes_the_weights_with_its_delta_added(tiny_base):
     roles = tiny_clara_model(tiny_base, merged=False).roles
-    assert compile_layers(roles)
+    packed = compile_layers(roles)
     plain = plain_lm(tiny_base, random_roles(plain_lm(tiny_base))["generator"])
     x = embedded(2, 10)
-    with roles.use("generator") as lm:
-        states = lm.model(inputs_embeds=x, use_cache=False).last_hidden_state
+    with roles.use("generator"):
+        states = packed(x, torch.tensor([10, 10]))
     expected = plain.model(inputs_embeds=x).last_hidden_state
     torch.testing.assert_close(states, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("merged", [False, True])
+@torch.no_grad()
+def test_a_model_says_the_same_packed(tiny_base, merged):
+    plain, packed = (tiny_clara_model(tiny_base, merged=one) for one in (merged, False))
+    packed.packed = compile_layers(packed.roles)
+    texts = text_batch([[5, 6, 7], [9] * 12], n_memory=4, bos=1, eos=2)
+    encoded = [model.encode(texts, "reasoner") for model in (plain, packed)]
+    torch.testing.assert_close(encoded[1].latents_RMD, encoded[0].latents_RMD, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        encoded[1].text_mean_RD, encoded[0].text_mean_RD, rtol=1e-4, atol=1e-4
+    )
+    short = [([5, 6], False), ([7], True), ([8, 8], False)]
+    prompts = prompt_batch([short, [([4, 5, 6, 7, 8], False), ([9], True)]])
+    (expected, targets), (found, same) = (m.answer_logits(prompts, None) for m in (plain, packed))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert targets.tolist() == same.tolist() == [7, 9]
 
 
 def test_torchs_own_attention_gives_the_same_as_products():
@@ -90,9 +124,7 @@ def test_torchs_own_attention_gives_the_same_as_products():
     torch.testing.assert_close(attended[0], attended[1], rtol=1e-5, atol=1e-6)
 
 
-def test_layers_that_are_not_known_are_left_alone(tiny_base):
+def test_layers_of_another_kind_are_not_taken(tiny_base):
     roles = tiny_clara_model(tiny_base, merged=False).roles
     roles.lm.model.layers[0].self_attn.config.hidden_act = "gelu"
-    before = roles.lm.model.layers[1].forward
-    assert not compile_layers(roles)
-    assert roles.lm.model.layers[1].forward == before
+    assert compile_layers(roles) is None

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from openclara.data.batches import PromptBatch, TextBatch
     from openclara.model.adapters import Role
+    from openclara.model.compiled import PackedLayers
     from openclara.model.memory import Anchors, MemoryTable
 
 
@@ -94,6 +95,8 @@ class ClaraModel(nn.Module):
         self.memory = memory
         self.latent_gain = latent_gain
         self.score = score
+        self.packed: PackedLayers | None = None
+        """Computes the layers in training, where they are of a kind it knows."""
         self.register_buffer("head_OD", head_OD, persistent=False)
 
     @property
@@ -141,10 +144,18 @@ class ClaraModel(nn.Module):
             carried_RMD = carried.embeddings_RMD
             index_RMD = batch.memory_positions_RM.unsqueeze(-1).expand_as(carried_RMD)
             embedded_RTD = embedded_RTD.scatter_add(1, index_RMD, carried_RMD)
+        lengths_R = batch.text_lengths_R + batch.memory_positions_RM.shape[1]
         with self.roles.use(role) as lm:
-            states_RTD = lm.model(inputs_embeds=embedded_RTD, use_cache=False).last_hidden_state
+            states_RTD = self._last_states(lm, embedded_RTD, lengths_R)
         # A base that is spread over devices ends on another one than it begins.
         return states_RTD.to(embedded_RTD.device), carried
+
+    def _last_states(self, lm: Any, embedded_BTD: Tensor, lengths_B: Tensor) -> Tensor:
+        """(B, T, D) states after the final norm; those behind a row's length may be missing."""
+        if self.packed is not None:
+            return self.packed(embedded_BTD, lengths_B)
+        states: Tensor = lm.model(inputs_embeds=embedded_BTD, use_cache=False)[0]
+        return states
 
     def latents(self, memory_RMD: Tensor, carried: Carried, role: Role) -> Tensor:
         """(R, M, D) latents of anchored memory tokens from their (R, M, D) states."""
@@ -203,11 +214,12 @@ class ClaraModel(nn.Module):
         if latents_SD is not None:
             latents_SD = latents_SD * self.latent_gain
         embedded_BTD = self.memory.embed(batch.ids_BT, self.vocabulary, latents_SD)
+        # A state predicts the token after it.
+        labelled_BT = batch.target_mask_BT[:, 1:]
+        at_T = torch.arange(1, labelled_BT.shape[1] + 1, device=labelled_BT.device)
+        lengths_B = (labelled_BT * at_T).amax(1).clamp(min=1)
         with self.roles.use("generator") as lm:
-            states_BTD = lm.model(inputs_embeds=embedded_BTD, use_cache=False).last_hidden_state
-            # A state predicts the token after it.
-            labelled_BT = batch.target_mask_BT[:, 1:]
-            states_LD = states_BTD[:, :-1][labelled_BT]
+            states_LD = self._last_states(lm, embedded_BTD, lengths_B)[:, :-1][labelled_BT]
             logits_LV = lm.lm_head(states_LD)
         if self.head_OD is not None:
             own_LO = states_LD @ self.head_OD.to(states_LD.dtype).T

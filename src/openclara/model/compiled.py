@@ -1,20 +1,21 @@
-"""Layers of a Llama-type decoder for training, as one function that torch compiles.
+"""Layers of a Llama-type decoder for training, without padding, as one function torch compiles.
 
 Between its products a layer under an adapter makes some forty passes over memory: norms, rotations,
 softmax, activation, residuals, their gradients, and casts. The compiler writes them as a few loops
 and recomputes at backward what is cheap to recompute. `benchmarks/stages.py` prints what it brings.
 
-Legend: B rows, T positions, D width, F width of the MLP, H query heads, K key heads, W head width,
-R rank.
+Legend: B rows, T positions of a row and its padding, N positions of all rows without padding,
+D width, F width of the MLP, H query heads, K key heads, W head width, R rank.
 """
 
 from __future__ import annotations
 
-from functools import cache, lru_cache, partial
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from openclara.model.fused import is_plain_llama
 
@@ -79,29 +80,23 @@ def _probe(x: Tensor) -> Tensor:
     return x.sin() + x.cos()
 
 
-def compile_layers(roles: AdapterRoles) -> bool:
-    """Let the layers of a base compute compiled wherever a role is active.
-
-    Without a role, with a mask or with a cache a layer computes as it did before.
+def compile_layers(roles: AdapterRoles) -> PackedLayers | None:
+    """The layers of a base, to be computed packed and compiled wherever a role is active.
 
     Args:
-        roles: Unmerged adapters on a base, whose layers are changed in place.
+        roles: Unmerged adapters on a base; nothing of it is changed.
 
     Returns:
-        Whether the layers are of a kind known here; if not, nothing was changed.
+        None if the layers are of a kind that is not known here.
     """
-    layers = roles.lm.model.layers
-    if not all(is_plain_llama(layer) and _plain_adapters(layer) for layer in layers):
-        return False
-    for layer in layers:
-        layer.forward = partial(_forward, roles, layer, layer.forward)
-    return True
+    if all(is_plain_llama(layer) and _plain_adapters(layer) for layer in roles.lm.model.layers):
+        return PackedLayers(roles)
+    return None
 
 
 def _plain_adapters(layer: nn.Module) -> bool:
     """Adapters without dropout on unquantized weights."""
-    for part, name in PROJECTIONS:
-        projection: Any = getattr(getattr(layer, part), name)
+    for projection in _projections(layer):
         if type(projection.get_base_layer()) is not nn.Linear:
             return False
         if not all(isinstance(one, nn.Identity) for one in projection.lora_dropout.values()):
@@ -109,58 +104,110 @@ def _plain_adapters(layer: nn.Module) -> bool:
     return True
 
 
-def _forward(
-    roles: AdapterRoles,
-    layer: Any,
-    plain: Callable[..., Tensor],
-    hidden_states: Tensor,
-    attention_mask: Tensor | None = None,
-    position_ids: Tensor | None = None,
-    past_key_values: Any = None,
-    use_cache: bool | None = False,
-    position_embeddings: tuple[Tensor, Tensor] | None = None,
-    **kwargs: Any,
-) -> Tensor:
-    """(B, T, D) states after the layer; arguments as transformers calls its own."""
-    role = roles.active
-    if role is None or attention_mask is not None or past_key_values is not None:
-        return plain(
-            hidden_states,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            use_cache=use_cache,
-            position_embeddings=position_embeddings,
-            **kwargs,
+class Packing(NamedTuple):
+    """Where the positions of rows of different lengths are once padding is left out.
+
+    Attributes:
+        at_BT: (B, T) where a position stands among the packed ones; any valid one for padding.
+        real_BT: (B, T) false at padding.
+        at_N: (N,) where a packed position stands among all B * T.
+    """
+
+    at_BT: Tensor
+    real_BT: Tensor
+    at_N: Tensor
+
+    @classmethod
+    def of(cls, lengths_B: Tensor, n_positions: int) -> Packing:
+        """The packing of B rows of `n_positions` each, of which the first `lengths_B` count."""
+        real_BT = torch.arange(n_positions, device=lengths_B.device) < lengths_B.unsqueeze(1)
+        at_N = real_BT.flatten().nonzero().squeeze(1)
+        at_BT = (real_BT.flatten().cumsum(0) - 1).clamp(min=0).view(real_BT.shape)
+        return cls(at_BT, real_BT, at_N)
+
+    def pack(self, x_BTD: Tensor) -> Tensor:
+        """(N, D) of (B, T, D)."""
+        return x_BTD.flatten(0, 1).index_select(0, self.at_N)
+
+    def unpack(self, x_ND: Tensor) -> Tensor:
+        """(B, T, D) of (N, D), zero at padding."""
+        padded_BTD = x_ND.new_zeros(self.real_BT.numel(), x_ND.shape[1])
+        return padded_BTD.index_copy(0, self.at_N, x_ND).view(*self.real_BT.shape, -1)
+
+
+class PackedLayers:
+    """The layers under adapters, as functions of packed positions.
+
+    Products, norms and activations see no padding, which is a sixth of a batch of documents and
+    more; attention alone works on padded rows.
+
+    Args:
+        roles: Unmerged adapters on a base of plain Llama layers.
+    """
+
+    def __init__(self, roles: AdapterRoles) -> None:
+        self._roles = roles
+
+    def __call__(self, embedded_BTD: Tensor, lengths_B: Tensor) -> Tensor:
+        """States after the final norm, under the role that is active.
+
+        Args:
+            embedded_BTD: (B, T, D) input embeddings, padded on the right.
+            lengths_B: (B,) positions that count, at least 1 each.
+
+        Returns:
+            (B, T, D), zero at padding.
+        """
+        model = self._roles.lm.model
+        packing = Packing.of(lengths_B, embedded_BTD.shape[1])
+        x_ND = packing.pack(embedded_BTD)
+        positions_N = packing.at_N % embedded_BTD.shape[1]
+        cos_1NW, sin_1NW = model.rotary_emb(x_ND, positions_N.unsqueeze(0))
+        # Both halves of the tables are equal.
+        half = cos_1NW.shape[-1] // 2
+        cos_NW, sin_NW = (table[0, :, :half].contiguous() for table in (cos_1NW, sin_1NW))
+        bias_TT = causal_bias(embedded_BTD.shape[1], cos_NW.dtype, cos_NW.device)
+        # Rows and positions vary and nothing else does: with every number a variable, as
+        # `dynamic=True` has it, loops over heads take three times as long (measured).
+        rows = ((cos_NW, 0), (sin_NW, 0), (packing.at_N, 0))
+        pairs = ((bias_TT, (0, 1)), (packing.at_BT, (0, 1)), (packing.real_BT, (0, 1)))
+        for tensor, axes in (*rows, *pairs):
+            torch._dynamo.maybe_mark_dynamic(tensor, axes)
+        for layer in model.layers:
+            torch._dynamo.maybe_mark_dynamic(x_ND, 0)
+            given = self._sizes(layer), x_ND, cos_NW, sin_NW, bias_TT, packing
+            if layer.gradient_checkpointing and layer.training:
+                x_ND = checkpoint(_compiled(), *given, self._weights(layer), use_reentrant=False)
+            else:
+                x_ND = _compiled()(*given, self._weights(layer))
+        return packing.unpack(model.norm(x_ND))
+
+    def _weights(self, layer: Any) -> Weights:
+        role = self._roles.active
+        projections = _projections(layer)
+        return Weights(
+            (layer.input_layernorm.weight, layer.post_attention_layernorm.weight),
+            tuple(one.get_base_layer().weight for one in projections),
+            tuple(one.lora_A[role].weight for one in projections),
+            tuple(one.lora_B[role].weight for one in projections),
         )
-    assert position_embeddings is not None
-    projections = [getattr(getattr(layer, part), name) for part, name in PROJECTIONS]
-    config = layer.self_attn.config
-    weights = Weights(
-        (layer.input_layernorm.weight, layer.post_attention_layernorm.weight),
-        tuple(one.get_base_layer().weight for one in projections),
-        tuple(one.lora_A[role].weight for one in projections),
-        tuple(one.lora_B[role].weight for one in projections),
-    )
-    sizes = Sizes(
-        n_heads=config.num_attention_heads,
-        n_key_heads=config.num_key_value_heads,
-        scale=projections[0].scaling[role],
-        epsilon=config.rms_norm_eps,
-        attention_scale=layer.self_attn.scaling,
-        # On a CPU torch's own kernel is quicker forward, and slower with its backward pass.
-        own_attention=hidden_states.device.type == "cpu" and torch.is_grad_enabled(),
-    )
-    cos_BTW, sin_BTW = position_embeddings
-    # Positions count from 0 in every row, and both halves of the tables are equal.
-    half = cos_BTW.shape[-1] // 2
-    cos_TW, sin_TW = cos_BTW[0, :, :half].contiguous(), sin_BTW[0, :, :half].contiguous()
-    bias_TT = causal_bias(len(cos_TW), cos_TW.dtype, cos_TW.device)
-    # Rows and positions vary and nothing else does: with every number a variable, as
-    # `dynamic=True` has it, loops over heads take three times as long (measured).
-    for tensor, axes in ((hidden_states, (0, 1)), (cos_TW, 0), (sin_TW, 0), (bias_TT, (0, 1))):
-        torch._dynamo.maybe_mark_dynamic(tensor, axes)
-    return _compiled()(sizes, hidden_states, cos_TW, sin_TW, bias_TT, weights)
+
+    def _sizes(self, layer: Any) -> Sizes:
+        config = layer.self_attn.config
+        return Sizes(
+            n_heads=config.num_attention_heads,
+            n_key_heads=config.num_key_value_heads,
+            scale=_projections(layer)[0].scaling[self._roles.active],
+            epsilon=config.rms_norm_eps,
+            attention_scale=layer.self_attn.scaling,
+            # On a CPU torch's own kernel is quicker forward, and slower with its backward pass.
+            own_attention=layer.input_layernorm.weight.device.type == "cpu"
+            and torch.is_grad_enabled(),
+        )
+
+
+def _projections(layer: Any) -> list[Any]:
+    return [getattr(getattr(layer, part), name) for part, name in PROJECTIONS]
 
 
 @lru_cache(maxsize=2)
@@ -180,34 +227,82 @@ def _compiled() -> Callable[..., Tensor]:
 
 def decoder_layer(
     sizes: Sizes,
-    x_BTD: Tensor,
-    cos_TW: Tensor,
-    sin_TW: Tensor,
+    x_ND: Tensor,
+    cos_NW: Tensor,
+    sin_NW: Tensor,
     bias_TT: Tensor,
+    packing: Packing,
     weights: Weights,
 ) -> Tensor:
-    """One layer under one role, causal from the first position on.
+    """One layer under one role, causal from the first position of a row on.
 
     Args:
-        x_BTD: (B, T, D) states, padded on the right.
-        cos_TW: (T, W / 2) cosines of the rotary positions.
-        sin_TW: (T, W / 2) their sines.
+        sizes: What is fixed about the layer.
+        x_ND: (N, D) states of all rows' positions, one after the other.
+        cos_NW: (N, W / 2) cosines of the rotary positions.
+        sin_NW: (N, W / 2) their sines.
         bias_TT: (T, T) 0 where a position may look and a large negative number elsewhere.
+        packing: Which row and position each belongs to.
         weights: The layer's tensors.
-        sizes: What is fixed about it.
     """
     # Types are chosen here, as autocast would choose them.
-    with torch.autocast(x_BTD.device.type, enabled=False):
-        normed_BTD = _normed(x_BTD, weights.norms[0], sizes.epsilon)
-        q, k, v = _adapted(normed_BTD, weights, (0, 1, 2), sizes.scale)
-        query = _rotated(_heads(q, sizes.n_heads), cos_TW, sin_TW)
-        key = _rotated(_heads(k, sizes.n_key_heads), cos_TW, sin_TW)
-        attended_BTD = attended(query, key, _heads(v, sizes.n_key_heads), bias_TT, sizes)
-        x_BTD = x_BTD + _adapted(attended_BTD, weights, (3,), sizes.scale)[0]
-        normed_BTD = _normed(x_BTD, weights.norms[1], sizes.epsilon)
-        gate_BTF, up_BTF = _adapted(normed_BTD, weights, (4, 5), sizes.scale)
-        activated_BTF = nn.functional.silu(gate_BTF) * up_BTF
-        return x_BTD + _adapted(activated_BTF, weights, (6,), sizes.scale)[0]
+    with torch.autocast(x_ND.device.type, enabled=False):
+        normed_ND = _normed(x_ND, weights.norms[0], sizes.epsilon)
+        q, k, v = _adapted(normed_ND, weights, (0, 1, 2), sizes.scale)
+        query = _rotated(q.view(len(q), sizes.n_heads, -1), cos_NW, sin_NW)
+        key = _rotated(k.view(len(k), sizes.n_key_heads, -1), cos_NW, sin_NW)
+        value = v.view(len(v), sizes.n_key_heads, -1)
+        query, key, value = (_unpacked(one, packing) for one in (query, key, value))
+        attended_ND = _packed(attended(query, key, value, bias_TT, sizes), packing)
+        x_ND = x_ND + _adapted(attended_ND, weights, (3,), sizes.scale)[0]
+        normed_ND = _normed(x_ND, weights.norms[1], sizes.epsilon)
+        gate_NF, up_NF = _adapted(normed_ND, weights, (4, 5), sizes.scale)
+        activated_NF = nn.functional.silu(gate_NF) * up_NF
+        return x_ND + _adapted(activated_NF, weights, (6,), sizes.scale)[0]
+
+
+def _unpacked(x_NHW: Tensor, packing: Packing) -> Tensor:
+    """(B, H, T, W)."""
+    padded_BTHW: Tensor = _Unpacked.apply(x_NHW, *packing)  # type: ignore[no-untyped-call]
+    return padded_BTHW.transpose(1, 2)
+
+
+def _packed(x_BTD: Tensor, packing: Packing) -> Tensor:
+    """(N, D)."""
+    packed_ND: Tensor = _Packed.apply(x_BTD, *packing)  # type: ignore[no-untyped-call]
+    return packed_ND
+
+
+class _Unpacked(torch.autograd.Function):
+    """(B, T, ...) of (N, ...); padding repeats some real position.
+
+    What padding holds is finite and hidden, so nothing flows back from it, and the gradient is a
+    plain choice of rows; torch's own for an index adds rows up one by one.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_N: Tensor, at_BT: Tensor, real_BT: Tensor, at_N: Tensor) -> Tensor:
+        ctx.save_for_backward(at_N)
+        return x_N[at_BT]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (at_N,) = ctx.saved_tensors
+        return gradients[0].flatten(0, 1)[at_N], None, None, None
+
+
+class _Packed(torch.autograd.Function):
+    """(N, ...) of (B, T, ...), without padding; its gradient is zero at padding."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BT: Tensor, at_BT: Tensor, real_BT: Tensor, at_N: Tensor) -> Tensor:
+        ctx.save_for_backward(at_BT, real_BT)
+        return x_BT.flatten(0, 1)[at_N]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        at_BT, real_BT = ctx.saved_tensors
+        return gradients[0][at_BT] * real_BT.unsqueeze(-1), None, None, None
 
 
 def _adapted(x: Tensor, weights: Weights, which: tuple[int, ...], scale: float) -> list[Tensor]:
@@ -223,20 +318,16 @@ def _adapted(x: Tensor, weights: Weights, which: tuple[int, ...], scale: float) 
     return [part + up for part, up in zip(parts, ups, strict=True)]
 
 
-def _normed(x_BTD: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
-    wide = x_BTD.float()
+def _normed(x_ND: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
+    wide = x_ND.float()
     wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + epsilon)
-    return weight_D * wide.to(x_BTD.dtype)
+    return weight_D * wide.to(x_ND.dtype)
 
 
-def _heads(x: Tensor, n_heads: int) -> Tensor:
-    """(B, heads, T, W) of (B, T, heads * W)."""
-    return x.view(x.shape[0], x.shape[1], n_heads, -1).transpose(1, 2)
-
-
-def _rotated(x_BHTW: Tensor, cos_TW: Tensor, sin_TW: Tensor) -> Tensor:
-    first, second = x_BHTW.chunk(2, dim=-1)
-    turned = (first * cos_TW - second * sin_TW, second * cos_TW + first * sin_TW)
+def _rotated(x_NHW: Tensor, cos_NW: Tensor, sin_NW: Tensor) -> Tensor:
+    first, second = x_NHW.chunk(2, dim=-1)
+    cos_N1W, sin_N1W = cos_NW.unsqueeze(1), sin_NW.unsqueeze(1)
+    turned = (first * cos_N1W - second * sin_N1W, second * cos_N1W + first * sin_N1W)
     return torch.cat(turned, dim=-1)
 
 

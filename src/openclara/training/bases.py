@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from openclara.config import RuntimeConfig
     from openclara.model.adapters import AdapterRoles
     from openclara.model.base import BaseSource
+    from openclara.model.clara import ClaraModel
     from openclara.training.processes import Processes
 
 
@@ -86,9 +87,9 @@ def _attention(runtime: RuntimeConfig, device: torch.device) -> str | None:
 
 
 def compile_base(
-    roles: AdapterRoles, runtime: RuntimeConfig, processes: Processes, device: torch.device
+    model: ClaraModel, runtime: RuntimeConfig, processes: Processes, device: torch.device
 ) -> None:
-    """Let the layers compute compiled, as `runtime.compile` says.
+    """Let the layers compute packed and compiled, as `runtime.compile` says.
 
     Raises:
         ConfigError: It is wanted in any case and cannot be.
@@ -101,9 +102,10 @@ def compile_base(
         obstacle = (
             "torch's compiler does not work here (on a CPU it needs g++ and Python's headers)"
         )
-    elif not compile_layers(roles):
-        obstacle = "only plain Llama layers without dropout or quantization are known to it"
     else:
-        return
+        model.packed = compile_layers(cast("AdapterRoles", model.roles))
+        if model.packed is not None:
+            return
+        obstacle = "only plain Llama layers without dropout or quantization are known to it"
     if runtime.compile is True:
         raise ConfigError(f"runtime.compile cannot be: {obstacle}; set it to auto or false")

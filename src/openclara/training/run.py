@@ -119,7 +119,7 @@ def train(
         reader = generator_of(recipe, source.sha256)
         history = reader.card.training
         roles.load("generator", reader.roles["generator"])
-    compile_base(roles, recipe.runtime, processes, device)
+    compile_base(model, recipe.runtime, processes, device)
     late = recipe.model.score == "late"
     collator = Collator(
         recipe.stage,
