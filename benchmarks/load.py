@@ -83,7 +83,7 @@ async def _load(service: Service, n_clients: int, seconds: float) -> dict[str, A
     async def ask(client: httpx.AsyncClient) -> None:
         while time.perf_counter() - began < seconds:
             sent = time.perf_counter()
-            body = {"index": INDEX, "question": next(asked).question, "max_tokens": 32}
+            body = {"index": INDEX, "question": next(asked).question, "k": 5, "max_tokens": 32}
             try:
                 reply = await client.post("/v1/ask", json=body)
             except httpx.TransportError as error:

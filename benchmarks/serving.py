@@ -66,7 +66,7 @@ def main() -> None:
 def decoding(clara: Clara, index: LatentIndex, rounds: int, n_tokens: int) -> dict[str, Any]:
     """Tokens per second by the rows of a batch, prompts read beforehand."""
     asked = [one.question for one in questions()[: max(ROWS)]]
-    hits = [answer.hits for answer in clara.ask(asked, index, decoding=Decoding(1))]
+    hits = [answer.hits for answer in clara.ask(asked, index, k=5, decoding=Decoding(1))]
     prompts = [clara.prompt(text, own) for text, own in zip(asked, hits, strict=True)]
     rates: dict[int, list[tuple[float, float]]] = {n_rows: [] for n_rows in ROWS}
     for n_rows in ROWS * rounds:
@@ -139,7 +139,7 @@ async def _round(
     async def client() -> None:
         for text in texts:
             started = time.perf_counter()
-            async for event in engine.ask(Question(text), index):
+            async for event in engine.ask(Question(text, k=5), index):
                 if isinstance(event, Finished):
                     made.first_token_ms.append(event.usage.first_token_ms)
             made.latency_ms.append((time.perf_counter() - started) * 1000)

@@ -139,7 +139,7 @@ async def _read(soak: Soak, number: int) -> None:
         if soak.over():
             return
         path = "/v1/ask" if number % 2 else "/v1/search"
-        body = {"index": INDEX, "question": question.question}
+        body = {"index": INDEX, "question": question.question, "k": 5}
         await _request(soak, "POST", path, json=body)
 
 

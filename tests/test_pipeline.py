@@ -342,6 +342,15 @@ def test_usage_counts_what_was_read_and_written(clara, index, seen):
     assert usage.embed_ms + usage.search_ms <= usage.first_token_ms
 
 
+def test_an_answer_is_from_as_many_passages_as_the_model_says(clara, index, monkeypatch):
+    monkeypatch.setattr(clara, "card", replace(clara.card, top_k=2))
+    question = "Who designed it?"
+    assert len(clara.ask(question, index).hits) == 2
+    assert len(clara.stream(question, index).hits) == 2
+    assert len(clara.ask(question, index, k=3).hits) == 3
+    assert len(clara.search(question, index)) > 2
+
+
 @pytest.mark.parametrize("mode", ["hybrid", "latent", "lexical"])
 def test_fewer_latents_when_asking_are_a_prefix_of_the_stored(clara, index, seen, mode):
     options = {"mode": mode, "k": 1, "decoding": SHORT}

@@ -5,7 +5,7 @@ Documents are read once, kept as a few vectors each, found by these vectors and 
     clara = Clara.load("smollm2-135m")
     index = LatentIndex.open("my.index", clara.latent_spec)
     index.add(clara.compress(read_documents("docs/")))
-    answer = clara.ask("Who designed the Sydney Opera House?", index, k=5)
+    answer = clara.ask("Who designed the Sydney Opera House?", index)
 """
 
 from __future__ import annotations

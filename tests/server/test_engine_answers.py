@@ -26,8 +26,9 @@ def expected(clara, index, question):
     hits = []
     if question.context != "none":
         hits, _ = clara._search(
-            [question.text], index, k=question.k, mode=question.mode, where=question.where,
-            n_memory=question.n_memory, with_latents=question.context == "latents",
+            [question.text], index, k=question.k or clara.card.top_k, mode=question.mode,
+            where=question.where, n_memory=question.n_memory,
+            with_latents=question.context == "latents",
         )  # fmt: skip
         hits = hits[0]
     asked = question.prompt or question.text

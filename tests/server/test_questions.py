@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -30,6 +31,14 @@ def test_a_search_finds_what_the_library_finds(shared, clara):
         assert [hit["text"] for hit in reply["hits"]] == [hit.text for hit in expected]
         assert list(reply["hits"][0]) == HIT
         assert (reply["index"], reply["question"]) == ("docs", QUESTION["question"])
+
+
+def test_an_answer_is_from_as_many_stretches_as_the_model_says(shared, clara, monkeypatch):
+    monkeypatch.setattr(clara, "card", replace(clara.card, top_k=1))
+    question = {"question": QUESTION["question"], "max_tokens": 1}
+    assert len(shared.client.post("/v1/ask", json=question).json()["hits"]) == 1
+    assert len(shared.client.post("/v1/ask", json=question | {"k": 2}).json()["hits"]) == 2
+    assert len(shared.client.post("/v1/search", json={"question": "x"}).json()["hits"]) > 1
 
 
 def test_filters_hold(shared):

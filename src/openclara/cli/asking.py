@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 BATCH = 8
 """Questions from standard input that are worked on together."""
 
+SHOWN = 5
+"""Passages that a search shows unless told otherwise."""
+
 
 def search(
     address: str,
@@ -189,7 +192,7 @@ def _search(
         return index.search(
             questions,
             None,
-            k=options.k,
+            k=options.k or SHOWN,
             mode="lexical",
             where=options.where,
             with_latents=False,
@@ -197,7 +200,7 @@ def _search(
     return clara.search(
         questions,
         index,
-        k=options.k,
+        k=options.k or SHOWN,
         mode=options.mode,
         where=options.where,
         n_memory=options.n_memory,

@@ -47,7 +47,7 @@ def demo(
     *,
     model: ModelOptions = ModelOptions(),  # noqa: B008 - frozen
     questions: AtLeastOne = 12,
-    k: AtLeastOne = 5,
+    k: AtLeastOne | None = None,
     n_memory: AtLeastOne | None = None,
     as_json: Json = False,
 ) -> None:
@@ -58,7 +58,7 @@ def demo(
     Args:
         model: Which model.
         questions: How many to ask; the first dozen were chosen to show the passages off.
-        k: Passages to answer each from.
+        k: Passages to answer each from; as many as is best for the model if left out.
         n_memory: Latents for each passage; the model's own number if left out.
         as_json: Print JSON instead.
     """
@@ -121,7 +121,7 @@ def _filled(clara: "Clara", folder: Path) -> "LatentIndex":
 
 
 def _ask(
-    clara: "Clara", index: "LatentIndex", chosen: Sequence[CorpusQuestion], *, k: int
+    clara: "Clara", index: "LatentIndex", chosen: Sequence[CorpusQuestion], *, k: int | None
 ) -> list[Asked]:
     """One question at a time, as a user would: a batch has no time to its first token."""
     asked = []

@@ -62,7 +62,7 @@ class SearchOptions:
     """What is looked for.
 
     Attributes:
-        k: Passages wanted.
+        k: Passages wanted; 5 for a search, and to answer from as many as is best for the model.
         mode: By latents, by words, or by both (hybrid). If left out, by both in a folder, and by
             latents in Milvus, which has no word index.
         where: Filter such as year>=2020; give it several times to ask for all of them.
@@ -70,7 +70,7 @@ class SearchOptions:
         exact: Score every passage, also in a folder large enough for its coarse stage.
     """
 
-    k: Annotated[AtLeastOne, Parameter(name=["-k", "--k"])] = 5
+    k: Annotated[AtLeastOne | None, Parameter(name=["-k", "--k"])] = None
     mode: Mode | None = None
     where: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = ()
     n_memory: AtLeastOne | None = None

@@ -120,7 +120,13 @@ class Late:
 
     def __init__(self, latents_QPD: Tensor, *, n_memory: int) -> None:
         self.n_memory = n_memory
-        self._latents_QPD = latents_QPD.detach().cpu().float()
+        latents_QPD = latents_QPD.detach().cpu().float()
+        # A short question leaves many vectors without weight; they would cost as much as others.
+        weights_QP = torch.linalg.vector_norm(latents_QPD, dim=2)
+        n_kept = max(1, int((weights_QP > 0).sum(1).max())) if len(weights_QP) else 1
+        order_QP = weights_QP.argsort(dim=1, descending=True, stable=True)[:, :n_kept]
+        index_QPD = order_QP.unsqueeze(-1).expand(-1, -1, latents_QPD.shape[2])
+        self._latents_QPD = latents_QPD.gather(1, index_QPD)
 
     def norms(self, latents_NMD: Tensor) -> Tensor:
         """(N, M) lengths of the single latents."""
@@ -140,9 +146,10 @@ class Late:
         return Late(self._latents_QPD[question : question + 1], n_memory=self.n_memory)
 
     def vectors(self, question: int) -> tuple[Tensor, Tensor]:
-        """(P, 1, D) and (P,): each latent by itself, and what it weighs."""
-        latents_PD = self._latents_QPD[question]
-        return latents_PD[:, None], torch.linalg.vector_norm(latents_PD, dim=1)
+        """(P, 1, D) and (P,): each latent with a weight by itself, heaviest first."""
+        weights_P = torch.linalg.vector_norm(self._latents_QPD[question], dim=1)
+        n_kept = max(1, int((weights_P > 0).sum()))
+        return self._latents_QPD[question, :n_kept, None], weights_P[:n_kept]
 
     def exactly(self, question: int, latents_NMD: Tensor) -> Tensor:
         """(N,) sums of one question."""

@@ -107,7 +107,7 @@ class ClaraGenerator:
         model: str | None = None,
         device: str = "auto",
         precision: Precision = "auto",
-        top_k: int = 5,
+        top_k: int | None = None,
         context: Context = "latents",
         mode: Mode = "hybrid",
         where: list[str] | None = None,
@@ -121,7 +121,7 @@ class ClaraGenerator:
             model: As for `ClaraRetriever`, and so are the next two.
             device: As in `Clara.load`.
             precision: As in `Clara.load`.
-            top_k: Passages to answer from.
+            top_k: Passages to answer from; as many as is best for the model if None.
             context: `latents`; `text` gives the same generator the full passages; `none` nothing.
             mode: As for `ClaraRetriever`.
             where: As for `ClaraRetriever`.

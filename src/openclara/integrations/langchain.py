@@ -122,7 +122,7 @@ class ChatClara(BaseChatModel):
     Attributes:
         clara: The model that made the index.
         index: Where to look.
-        k: Passages to answer from.
+        k: Passages to answer from; as many as is best for the model if None.
         context: `latents`; `text` gives the same generator the full passages; `none` nothing.
         mode: `hybrid`, `latent` or `lexical`.
         where: Filters such as `year>=2020` that must all hold.
@@ -135,7 +135,7 @@ class ChatClara(BaseChatModel):
 
     clara: Clara
     index: LatentIndex
-    k: int = 5
+    k: int | None = None
     context: Context = "latents"
     mode: Mode = "hybrid"
     where: tuple[str, ...] = ()

@@ -116,7 +116,7 @@ class ClaraQueryEngine(BaseQueryEngine):
         clara: Clara,
         index: LatentIndex,
         *,
-        similarity_top_k: int = 5,
+        similarity_top_k: int | None = None,
         context: Context = "latents",
         mode: Mode = "hybrid",
         where: Sequence[str] = (),
@@ -130,7 +130,7 @@ class ClaraQueryEngine(BaseQueryEngine):
         Args:
             clara: The model that made the index.
             index: Where to look.
-            similarity_top_k: Passages to answer from.
+            similarity_top_k: Passages to answer from; as many as is best for the model if None.
             context: `latents`; `text` gives the same generator the full passages; `none` nothing.
             mode: As for `ClaraRetriever`.
             where: As for `ClaraRetriever`.

@@ -166,7 +166,12 @@ class _Tools:
         return Found(passages=[Passage.of(hit) for hit in hits])
 
     @_said
-    def ask(self, question: Question, k: Count = 5, where: Where = []) -> Answered:  # noqa: B006
+    def ask(
+        self,
+        question: Question,
+        k: Count | None = None,
+        where: Where = [],  # noqa: B006
+    ) -> Answered:
         """Answer a question briefly from the passages found for it, which come along."""
         answered = turns.stream(self._clara(), self._index, question, k=k, where=where)
         for _ in answered:

@@ -125,7 +125,7 @@ def stream(
     index: LatentIndex,
     question: str,
     *,
-    k: int,
+    k: int | None,
     context: Context = "latents",
     mode: Mode = "hybrid",
     where: Sequence[str] = (),

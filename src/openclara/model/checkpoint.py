@@ -48,7 +48,7 @@ class Card:
         query_n_memory: Latents of a question under the late score.
         latent_gain: Factor on spliced latents.
         wording: Prompts the generator was trained on, `own` or `published` (`data/wording.py`).
-        top_k: Documents that `generate_from_questions` answers from.
+        top_k: Documents that the model answers from unless told otherwise.
         stage: The last stage trained.
         training: How it was made, stage by stage.
         metrics: What it scored, and on what.

@@ -367,16 +367,16 @@ class Clara:
     def ask(  # type: ignore[overload-overlap]  # a text is a sequence of texts as well
         self, question: str, index: Index | None = ..., *,
         documents: Sequence[Document] | None = ...,
-        k: int = ..., context: Context = ..., mode: Mode | None = ..., where: Sequence[str] = ...,
-        n_memory: int | None = ..., decoding: Decoding = ...,
+        k: int | None = ..., context: Context = ..., mode: Mode | None = ...,
+        where: Sequence[str] = ..., n_memory: int | None = ..., decoding: Decoding = ...,
     ) -> Answer: ...  # fmt: skip
 
     @overload
     def ask(
         self, question: Sequence[str], index: Index | None = ..., *,
         documents: Sequence[Document] | None = ...,
-        k: int = ..., context: Context = ..., mode: Mode | None = ..., where: Sequence[str] = ...,
-        n_memory: int | None = ..., decoding: Decoding = ...,
+        k: int | None = ..., context: Context = ..., mode: Mode | None = ...,
+        where: Sequence[str] = ..., n_memory: int | None = ..., decoding: Decoding = ...,
     ) -> list[Answer]: ...  # fmt: skip
 
     def ask(
@@ -385,7 +385,7 @@ class Clara:
         index: Index | None = None,
         *,
         documents: Sequence[Document] | None = None,
-        k: int = 5,
+        k: int | None = None,
         context: Context = "latents",
         mode: Mode | None = None,
         where: Sequence[str] = (),
@@ -398,7 +398,7 @@ class Clara:
             question: One question, or several.
             index: Where to look; may be left out with `documents` or context `none`.
             documents: Answer from these instead of an index, all of them, in order.
-            k: Stretches to answer from.
+            k: Stretches to answer from; as many as is best for the model if None.
             context: `latents`; `text` gives the same generator the full stretches; `none` nothing.
             mode: As in `search`.
             where: As in `search`.
@@ -462,7 +462,7 @@ class Clara:
         index: Index | None = None,
         *,
         documents: Sequence[Document] | None = None,
-        k: int = 5,
+        k: int | None = None,
         context: Context = "latents",
         mode: Mode | None = None,
         where: Sequence[str] = (),
@@ -482,7 +482,7 @@ class Clara:
         index: Index | None,
         documents: Sequence[Document] | None,
         *,
-        k: int,
+        k: int | None,
         context: Context,
         mode: Mode | None,
         where: Sequence[str],
@@ -502,8 +502,8 @@ class Clara:
                 hits = [own] * len(questions)
             elif index is not None:
                 hits, embed_ms = self._search(
-                    questions, index, k=k, mode=mode, where=where, n_memory=n_memory,
-                    with_latents=context == "latents",
+                    questions, index, k=self.card.top_k if k is None else k, mode=mode,
+                    where=where, n_memory=n_memory, with_latents=context == "latents",
                 )  # fmt: skip
                 search_ms = ms_since(clock) - embed_ms
             else:
@@ -601,7 +601,7 @@ class Clara:
             questions: Q questions.
             documents: For each question its candidates; lists may differ in length.
             max_new_tokens: Most tokens of an answer.
-            k: Candidates to answer from; as many as the model was trained with if None.
+            k: Candidates to answer from; as many as is best for the model if None.
 
         Returns:
             The answers, and (Q, k) positions of the chosen candidates by descending score, k at

@@ -25,7 +25,7 @@ class Question:
         text: What is searched for, and asked unless `prompt` is given.
         prompt: What the generator is asked where that differs, such as a question in the words of
             an earlier turn; empty means `text`.
-        k: Stretches to answer from.
+        k: Stretches to answer from; as many as is best for the model if None.
         context: Latents, their full text, or nothing.
         mode: How to search.
         where: Filters such as `year>=2020`.
@@ -40,7 +40,7 @@ class Question:
 
     text: str
     prompt: str = ""
-    k: int = 5
+    k: int | None = None
     context: Context = "latents"
     mode: Mode = "hybrid"
     where: tuple[str, ...] = ()

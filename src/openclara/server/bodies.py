@@ -35,23 +35,32 @@ class Request(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
-class SearchRequest(Request):
+class Looking(Request):
     """What is looked for, and where."""
 
     index: Text | None = Field(None, description="May be left out where there is one.")
     question: Text
-    k: int = Field(5, ge=1, description="Stretches wanted.")
     mode: Mode = Field("hybrid", description="By latents, by words, or by both.")
     where: list[Text] = Field([], description="Filters such as year>=2020; all must hold.")
+
+
+class SearchRequest(Looking):
+    """A search."""
+
+    k: int = Field(5, ge=1, description="Stretches wanted.")
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"question": "Who designed the opera house?", "k": 3}]}
     )
 
 
-class AskRequest(SearchRequest):
+class AskRequest(Looking):
     """A question, and how it is answered."""
 
+    k: int | None = Field(
+        None, ge=1, description="Stretches to answer from; as many as is best for the model if "
+        "left out.",
+    )  # fmt: skip
     context: Context = Field("latents", description="What the answer is written from.")
     max_tokens: int = Field(64, ge=1)
     temperature: Temperature = 0.0

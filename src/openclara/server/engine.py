@@ -102,7 +102,7 @@ class ClaraEngine:
         self._check(question, index)
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[Event | Exception] = asyncio.Queue()
-        underway = Underway(question, index, loop, events)
+        underway = Underway(question, index, loop, events, k=self._k(question))
         self._admission.ask(underway)
         timeout_s = self._timeout_s if question.timeout_s is None else question.timeout_s
         timer = loop.call_later(timeout_s, self._expire, underway, timeout_s)
@@ -232,6 +232,9 @@ class ClaraEngine:
             )
         if question.seed is not None and question.seed not in SEEDS:
             raise ConfigError(f"the seed {question.seed} is too large; use one of 63 bits")
+
+    def _k(self, question: Question) -> int:
+        return self.clara.card.top_k if question.k is None else question.k
 
     def _beginnings(self, texts: Sequence[str]) -> list[str]:
         most = self.clara.card.doc_max_length

@@ -101,13 +101,13 @@ def check_question(text: str, limits: Limits, param: str = "question") -> None:
         )
 
 
-def check_at_most(number: int, most: int, param: str) -> None:
-    """Refuse a number beyond its bound.
+def check_at_most(number: int | None, most: int, param: str) -> None:
+    """Refuse a number beyond its bound; None stands for a default, which is not.
 
     Raises:
         Failure: It is.
     """
-    if number > most:
+    if number is not None and number > most:
         raise Failure(400, f"{param} is {number:,}, {most:,} is the most", param=param)
 
 

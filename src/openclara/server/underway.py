@@ -30,6 +30,7 @@ class Underway:
         index: Where to look.
         loop: Where the caller waits.
         events: What the caller waits at; an exception is the last one.
+        k: Stretches to answer from.
     """
 
     def __init__(
@@ -38,6 +39,8 @@ class Underway:
         index: LatentIndex,
         loop: asyncio.AbstractEventLoop,
         events: asyncio.Queue[Event | Exception],
+        *,
+        k: int,
     ) -> None:
         self.question, self.index = question, index
         self.loop, self.events = loop, events
@@ -50,7 +53,7 @@ class Underway:
             self.lookup = Lookup(
                 question.text,
                 index,
-                question.k,
+                k,
                 question.mode,
                 question.where,
                 question.n_memory,

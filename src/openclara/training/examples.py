@@ -118,7 +118,7 @@ def _tokenise(
                 gold=gold or ((0,) if len(fitting) == 1 else ()),
                 turns=tuple(turns),
                 is_question=record.paraphrase is None,
-                held_out=_is_held_out(record, recipe.runtime.held_out),
+                held_out=is_held_out(record, recipe.runtime.held_out),
                 words=tuple(words),
             )
         )
@@ -131,8 +131,15 @@ def count_tokens(examples: Sequence[Example], n_vocabulary: int) -> Tensor:
     return torch.bincount(torch.tensor(ids), minlength=n_vocabulary)
 
 
-def _is_held_out(record: Record, part: float) -> bool:
-    """By hash of the first gold passage: stable across files, orders and recipes."""
+def is_held_out(record: Record, part: float) -> bool:
+    """Whether a record is kept for validation, by hash of its first gold passage.
+
+    So it is kept across files, orders and recipes.
+
+    Args:
+        record: The record.
+        part: How many are kept, `runtime.held_out` of the recipe.
+    """
     key = next((p for p in record.passages if p.gold), record.passages[0]).text
     digest = hashlib.sha256(key.encode()).digest()
     return int.from_bytes(digest[:4], "big") / 2**32 < part

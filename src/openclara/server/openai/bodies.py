@@ -27,7 +27,10 @@ class Loose(BaseModel):
 class Retrieval(Loose):
     """Fields of our own that say how to look for what is answered from."""
 
-    k: int | None = Field(None, ge=1, description="Stretches to answer from; 5 if left out.")
+    k: int | None = Field(
+        None, ge=1, description="Stretches to answer from; as many as is best for the model if "
+        "left out.",
+    )  # fmt: skip
     mode: Mode | None = None
     where: list[Text] | None = Field(None, description="Filters such as year>=2020.")
     context: Context | None = None

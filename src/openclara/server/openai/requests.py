@@ -55,14 +55,13 @@ def question_of(
     param = "prompt" if isinstance(body, CompletionRequest) else "messages"
     check_question(text, service.limits, param)
     check_question(prompt or text, service.limits, param)
-    k = 5 if body.k is None else body.k
-    check_at_most(k, service.limits.k, "k")
+    check_at_most(body.k, service.limits.k, "k")
     where = body.where or []
     check_filters(where)
     return Question(
         text=text,
         prompt=prompt,
-        k=k,
+        k=body.k,
         context=body.context or "latents",
         mode=body.mode or "hybrid",
         where=tuple(where),

@@ -102,7 +102,7 @@ class _Streamed:
             yield event_line("error", self.service.logged(error).body)
 
 
-async def _checked(service: Service, body: SearchRequest) -> Served:
+async def _checked(service: Service, body: SearchRequest | AskRequest) -> Served:
     check_question(body.question, service.limits)
     check_at_most(body.k, service.limits.k, "k")
     check_filters(body.where)
