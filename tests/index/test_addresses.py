@@ -5,7 +5,7 @@ from index_cases import SPEC
 
 from openclara.errors import ConfigError, IndexMismatch
 from openclara.index import LatentIndex, MilvusIndex
-from openclara.index.addresses import folder_of, is_index, open_index, spec_at
+from openclara.index.addresses import folder_of, is_index, open_index, shown, spec_at
 
 
 @pytest.fixture(params=["folder", "milvus"])
@@ -45,3 +45,13 @@ def test_what_only_folders_have():
     assert str(folder_of("a/b")) == "a/b"
     with pytest.raises(ConfigError, match="`openclara convert milvus:http://localhost:1 FOLDER`"):
         folder_of("milvus:http://localhost:1")
+
+
+def test_a_password_is_not_shown():
+    assert shown("milvus:http://ann:secret@db:19530/x") == "milvus:http://***@db:19530/x"
+    assert shown("http://db:19530/a@b") == "http://db:19530/a@b"
+    address = "milvus:http://ann:secret@127.0.0.1:1"
+    for refused in (lambda: open_index(address, exact=True), lambda: folder_of(address)):
+        with pytest.raises(ConfigError) as raised:
+            refused()
+        assert "secret" not in str(raised.value)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from openclara.cli import render
 from openclara.cli.options import Word
-from openclara.index.addresses import is_index
+from openclara.index.addresses import is_index, shown
 
 
 def convert(
@@ -37,10 +37,10 @@ def convert(
     if is_index(source):
         from openclara.index.migration import migrate
 
-        with render.waiting(f"copying {source}"):
+        with render.waiting(f"copying {shown(source)}"):
             report = migrate(source, target)
         render.result(
-            f"{render.counted(report.added, 'document')} copied to {target}, "
+            f"{render.counted(report.added, 'document')} copied to {shown(target)}, "
             f"{report.updated:,} updated, {report.unchanged:,} there already"
         )
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
     from openclara.types import LatentSpec
 
 PREFIX = "milvus:"
+
+
+def shown(address: str) -> str:
+    """An address, or a text with one in it, without the name and password that a URI may carry."""
+    return re.sub(r"(://)[^/@\s]*@", r"\1***@", address)
 
 
 def is_index(address: str) -> bool:
@@ -43,8 +49,9 @@ def open_index(
     if address.startswith(PREFIX):
         if exact:
             raise ConfigError(
-                f"{address} is an index in Milvus, which always nominates by its own search: "
-                f"leave --exact out, or copy it with `openclara convert {address} FOLDER`"
+                f"{shown(address)} is an index in Milvus, which always nominates by its own "
+                "search: leave --exact out, or copy it with "
+                f"`openclara convert {shown(address)} FOLDER`"
             )
         from openclara.index.milvus import MilvusIndex
 
@@ -82,7 +89,7 @@ def folder_of(address: str) -> Path:
     """
     if address.startswith(PREFIX):
         raise ConfigError(
-            f"{address} is an index in Milvus, and this works on folders only: "
-            f"copy it into one with `openclara convert {address} FOLDER`"
+            f"{shown(address)} is an index in Milvus, and this works on folders only: "
+            f"copy it into one with `openclara convert {shown(address)} FOLDER`"
         )
     return Path(address)

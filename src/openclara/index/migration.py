@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from openclara.errors import ConfigError
-from openclara.index.addresses import open_index
+from openclara.index.addresses import open_index, shown
 from openclara.types import Chunk, CompressedDocument
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def migrate(source: str, target: str) -> AddReport:
         OpenClaraError: One cannot be opened, or the target was made by another model.
     """
     if source == target:
-        raise ConfigError(f"source and target are both {source}: name another target")
+        raise ConfigError(f"source and target are both {shown(source)}: name another target")
     with (
         open_index(source) as origin,
         open_index(target, origin.spec, quantization=origin.quantization) as copy,

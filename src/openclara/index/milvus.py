@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from openclara.errors import ConfigError, DataError, FormatError
 from openclara.index import database as db
+from openclara.index.addresses import shown
 from openclara.index.coarse.settings import Coarse
 from openclara.index.filters import condition
 from openclara.index.layout import Manifest
@@ -79,8 +80,8 @@ class MilvusIndex:
         address = str(address)
         if spec is None and not cls.exists(address, name=name):
             raise FormatError(
-                f"there is no index {name!r} at milvus:{address}: make one with "
-                f"`openclara index add milvus:{address} FILES`"
+                f"there is no index {name!r} at milvus:{shown(address)}: make one with "
+                f"`openclara index add milvus:{shown(address)} FILES`"
             )
         client = connect(address)
         try:
@@ -91,7 +92,7 @@ class MilvusIndex:
                 load(client, name)
             rows = Collections(client, name, address)
             manifest = rows.manifest()
-            manifest.check(spec, quantization, f"milvus:{address}")
+            manifest.check(spec, quantization, f"milvus:{shown(address)}")
         except BaseException:
             client.close()
             raise
@@ -135,8 +136,8 @@ class MilvusIndex:
 
     @property
     def path(self) -> str:
-        """Where it is."""
-        return f"milvus:{self._address}"
+        """Where it is, without a password."""
+        return f"milvus:{shown(self._address)}"
 
     @property
     def default_mode(self) -> Mode:

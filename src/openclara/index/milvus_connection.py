@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openclara.errors import ConfigError, IndexBusy, OpenClaraError
+from openclara.index.addresses import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,8 +29,8 @@ def embedded_path(address: str) -> Path | None:
     path = Path(address).expanduser()
     if path.suffix != SUFFIX:
         raise ConfigError(
-            f"milvus:{address} names no Milvus: write a path that ends in {SUFFIX} (embedded) or "
-            "a URI such as http://localhost:19530 (a server) after milvus:"
+            f"milvus:{shown(address)} names no Milvus: write a path that ends in {SUFFIX} "
+            "(embedded) or a URI such as http://localhost:19530 (a server) after milvus:"
         )
     return path
 
@@ -67,8 +68,8 @@ def connect(address: str) -> Any:
             return MilvusClient(address)
         except (MilvusException, ValueError) as error:
             raise OpenClaraError(
-                f"Milvus at {address} cannot be reached ({_reason(error)}): check the address, or "
-                "start it"
+                f"Milvus at {shown(address)} cannot be reached ({_reason(error)}): check the "
+                "address, or start it"
             ) from error
     path.parent.mkdir(parents=True, exist_ok=True)
     with _logged_errors() as logged:
@@ -100,8 +101,8 @@ def explained(address: str) -> Iterator[None]:
         yield
     except (MilvusException, grpc.RpcError) as error:
         raise OpenClaraError(
-            f"Milvus at {address} failed ({_reason(error)}): see that it runs and has room, and "
-            "run again"
+            f"Milvus at {shown(address)} failed ({_reason(error)}): see that it runs and has "
+            "room, and run again"
         ) from error
 
 
@@ -126,4 +127,4 @@ def _logged_errors() -> Iterator[list[BaseException]]:
 
 def _reason(error: BaseException) -> str:
     """One line of what an error says; Milvus keeps its message beside the text."""
-    return " ".join(str(getattr(error, "message", "") or error).split())
+    return shown(" ".join(str(getattr(error, "message", "") or error).split()))
