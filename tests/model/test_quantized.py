@@ -17,6 +17,7 @@ from openclara.model.quantized import (
     Linear4,
     Linear8,
     QuantizedLinear,
+    _torch_can,
     group_size,
     linear_bytes,
     quantized,
@@ -82,12 +83,11 @@ def test_products_are_those_of_the_unpacked_weights(bits, dtype, n_positions):
 
 @pytest.mark.parametrize("bits", [8, 4])
 def test_both_ways_to_multiply_agree(bits):
+    if not _torch_can(bits):
+        pytest.skip("torch has no such product for this processor, or of another layout")
     layer = quantized(random(128, 128), None, bits=bits, dtype=torch.bfloat16)
     x = random(FEW_POSITIONS[bits], 128, seed=2).bfloat16()
-    try:
-        packed = layer.packed_product(x)
-    except (AttributeError, RuntimeError):
-        pytest.skip("torch has no such product here")
+    packed = layer.packed_product(x)
     size = (x.float().abs() @ unpacked(layer).float().abs().t()).max()
     assert (packed - layer.block_product(x)).abs().max() < 0.01 * size
 
