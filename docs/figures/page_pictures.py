@@ -3,7 +3,7 @@
     openclara serve bundled.idx
     python docs/figures/page_pictures.py http://127.0.0.1:8080
 
-The question is one of the two, of the demo's twelve, that the default model answered from latents:
+The question is one of the five, of the demo's twelve, that the default model answered from latents:
 the pictures show the page, not how good the model is.
 
 Needs playwright and a Chromium: the one named in OPENCLARA_CHROMIUM, else Debian's.
