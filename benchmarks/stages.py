@@ -165,6 +165,8 @@ def main() -> None:
     """Time the sides in turn, then measure the memory of each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--stages", nargs="*", default=list(STAGES), choices=list(STAGES))
+    parser.add_argument("--times-only", action="store_true", help="measure no memory")
     parser.add_argument("--memory-of", nargs=2, metavar=("STAGE", "SIDE"))
     options = parser.parse_args()
     tokenizer = TextTokenizer(load_tokenizer(find_base("smollm2-135m")))
@@ -176,7 +178,7 @@ def main() -> None:
         print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
         return
     result: dict[str, Any] = {"machine": machine(), "n_memory": N_MEMORY, "stages": {}}
-    for stage in STAGES:
+    for stage in options.stages:
         modules = [built(stage, plain=plain) for plain in (False, True)]
         batch = batch_of(stage, tokenizer)
         n_tokens = batch.n_tokens
@@ -193,8 +195,10 @@ def main() -> None:
             "ratio": {
                 s: spread([b / a for a, b in zip(ours, seconds[s], strict=True)]) for s in SIDES[1:]
             },
-            "peak_mb": {side: round(megabytes(stage, side)) for side in SIDES},
         }
+        if not options.times_only:
+            peaks = {side: round(megabytes(stage, side)) for side in SIDES}
+            result["stages"][stage]["peak_mb"] = peaks
     print(json.dumps(result, indent=2))
 
 

@@ -9,6 +9,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from openclara.errors import FormatError
+from openclara.index.addresses import shown
 from openclara.index.layout import Manifest
 from openclara.index.milvus_connection import explained
 from openclara.index.milvus_rows import (
@@ -62,8 +63,9 @@ class Collections:
         found = self._get("pieces", ["manifest"], ["part"])
         if not found:
             raise FormatError(
-                f"the index {self._name!r} at milvus:{self._address} is not whole, its making was "
-                f"interrupted: drop the collections {self._name}_*, or use another address"
+                f"the index {self._name!r} at milvus:{shown(self._address)} is not whole, its "
+                f"making was interrupted: drop the collections {self._name}_*, or use another "
+                "address"
             )
         content = json.loads(found[0]["part"])
         return Manifest(LatentSpec(**content["spec"]), content["quantization"])
