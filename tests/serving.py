@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +119,9 @@ def serving(
         try:
             yield running
         finally:
-            if isinstance(running.engine, PlainEngine) and not running.loop.is_closed():
-                running.call(running.engine.go_on)
+            if isinstance(running.engine, PlainEngine):
+                # Not waited for: a service that is ending may close its loop before.
+                with suppress(RuntimeError):
+                    running.loop.call_soon_threadsafe(running.engine.go_on)
             running.stop()
     assert "error" not in found, found["error"]
