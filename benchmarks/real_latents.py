@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--n-passages", type=int, default=4500)
     parser.add_argument("--n-questions", type=int, default=500)
+    parser.add_argument("--n-memory", type=int, help="memory tokens; as many as the model's card says")
     options = parser.parse_args()
     chooser = random.Random(0)
     asked = list(records(options.questions))
@@ -44,7 +45,7 @@ def main() -> None:
         Document(str(number), row["text"][:1000], row["title"])
         for number, row in enumerate([*golds, *passages[: options.n_passages]])
     ]
-    clara = Clara.load()
+    clara = Clara.load(n_memory=options.n_memory)
     questions_QPD = clara.reason([row["question"] for row in asked])
     # The first stretch of each: one row a document.
     latents_NMD = torch.cat([item.latents[:1] for item in clara.compress(documents)])

@@ -12,7 +12,7 @@ from openclara.index import LatentIndex
 from openclara.index.coarse import building, nominating
 from openclara.index.coarse.building import Stretch, merged
 from openclara.index.coarse.codes import asked_codes, codes, rotation
-from openclara.index.coarse.estimating import _floats, _integers, estimates
+from openclara.index.coarse.estimating import _by_floats, _by_integers, _by_tables, estimates
 from openclara.index.coarse.settings import EXACT, Coarse
 from openclara.types import Document, LatentSpec
 
@@ -64,7 +64,7 @@ def asked_of(index, monkeypatch):
 def everything(self, asked, question, coarse, allowed):
     """In place of `Segments.nominate`: all that the codes can nominate."""
     vectors, _ = asked.vectors(question)
-    keys = self._found(asked_codes(vectors.flatten(0, 1)), asked.n_memory, 10**4, allowed)
+    keys = self._found(vectors.flatten(0, 1), asked.n_memory, 10**4, allowed)
     keys = np.union1d(keys, self.waiting)
     return keys if allowed is None else np.intersect1d(keys, allowed)
 
@@ -266,10 +266,13 @@ def test_estimates_are_in_the_order_of_the_scores_of_the_signs(score):
     assert got.tolist() == wanted.int().tolist()
 
 
-def test_both_products_are_the_same_to_the_last_bit():
-    bits = torch.randint(0, 2, (37, 576), dtype=torch.int8)
+def test_all_three_products_are_the_same_to_the_last_bit():
+    torch.manual_seed(0)
+    packed = torch.randint(0, 256, (37, 72), dtype=torch.uint8).numpy()
     asked = torch.randint(-127, 128, (576, 5), dtype=torch.int8)
-    assert torch.equal(_integers(bits, asked), _floats(bits, asked))
+    wanted = torch.from_numpy(np.unpackbits(packed, axis=1)).long() @ asked.long()
+    for way in (_by_integers, _by_floats, _by_tables):
+        assert torch.equal(way(asked)(packed).long(), wanted)
 
 
 def test_graphs_of_an_earlier_coarse_stage_are_left_aside_and_removed(tmp_path):

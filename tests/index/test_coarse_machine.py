@@ -34,7 +34,7 @@ class IndexWithSegmentsIsADict(IndexIsADict):
         super().start(quantization, group)
         self.patch.setattr(building, "WAITING_CHUNKS", waiting)
         self.patch.setattr(building, "WAITING_SHARE", 10**9)
-        self.patch.setattr(building, "SEGMENT_CHUNKS", chunks)
+        self.patch.setattr(building, "SEGMENT_LATENTS", chunks * SPEC.n_memory)
 
     @rule(
         documents=st.lists(DOCUMENTS, min_size=1, max_size=8),

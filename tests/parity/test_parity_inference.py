@@ -129,7 +129,12 @@ def test_straight_through_topk(case):
     assert torch.equal(weights_BKN.argmax(-1), recorded["idx"])
     if "grad_scores" in recorded:
         (weights_BKN * recorded["R"]).sum().backward()
-        torch.testing.assert_close(scores_BN.grad, recorded["grad_scores"], rtol=1e-4, atol=1e-6)
+        theirs_BN = recorded["grad_scores"]
+        # Logits are scores over the temperature, and their rounding is the gradient's relative
+        # error: another processor's `exp` moves small entries by that share of the largest.
+        rounding = 4 * torch.finfo(torch.float32).eps / temperature
+        atol = max(1e-6, rounding * theirs_BN.abs().max().item())
+        torch.testing.assert_close(scores_BN.grad, theirs_BN, rtol=1e-4, atol=atol)
 
 
 # ---- answers ----

@@ -1,6 +1,6 @@
 """Keeping the segments up with the index: what is new is added, what is mostly dead is rebuilt."""
 
-# N rows
+# N rows, M memory tokens, D width
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from openclara.errors import FormatError
 from openclara.index import database as db
@@ -28,12 +29,16 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterator, Sequence
 
+    import numpy.typing as npt
+    from torch import Tensor
+
     from openclara.index.coarse.settings import Coarse
     from openclara.index.database import Database
     from openclara.index.layout import Layout, Manifest
 
-SEGMENT_CHUNKS = 2**16
-"""Chunks of the largest segment: its codes are made in memory."""
+SEGMENT_LATENTS = 2**22
+"""Latents of the largest segment: its codes are made in memory, 150 bytes each for 576 dimensions.
+A search asks every segment, so few large ones are better."""
 
 WAITING_CHUNKS = 1024
 WAITING_SHARE = 1024
@@ -97,9 +102,10 @@ def keep_up(
     allowed = 0 if thorough else max(WAITING_CHUNKS, total // WAITING_SHARE)
     if waiting <= allowed and not dead:
         return
-    for stretch in merged(found, SEGMENT_CHUNKS):
+    capacity = max(1, SEGMENT_LATENTS // manifest.spec.n_memory)
+    for stretch in merged(found, capacity):
         if stretch.stale:
-            _build(database, layout, manifest, stretch, SEGMENT_CHUNKS)
+            _build(database, layout, manifest, stretch, capacity)
     remove_orphans(database, layout)
 
 
@@ -207,11 +213,18 @@ def _segment(
         rows = connection.execute(query, (first, last)).fetchall()
     table = np.array(rows, dtype=np.int64).reshape(-1, 3)
     segment = NewSegment(spec, len(table))
-    starts = np.flatnonzero(np.diff(table[:, 0], prepend=-1))
-    for start, end in zip(starts, [*starts[1:], len(table)], strict=True):
-        shard = Shard(layout, manifest, records[int(table[start, 0])])
-        for block in range(start, end, BLOCK_ROWS):
-            part = table[block : min(block + BLOCK_ROWS, end)]
-            latents_NMD = shard.prefixes(part[:, 1], spec.n_memory)
-            segment.add(part[:, 2], latents_NMD)
+
+    def read(part: npt.NDArray[np.int64]) -> Iterator[tuple[npt.NDArray[np.int64], Tensor]]:
+        starts = np.flatnonzero(np.diff(part[:, 0], prepend=-1))
+        for start, end in zip(starts, [*starts[1:], len(part)], strict=True):
+            shard = Shard(layout, manifest, records[int(part[start, 0])])
+            for block in range(start, end, BLOCK_ROWS):
+                rows_N3 = part[block : min(block + BLOCK_ROWS, end)]
+                yield rows_N3[:, 2], shard.prefixes(rows_N3[:, 1], spec.n_memory)
+
+    if segment.sample:
+        evenly = np.linspace(0, len(table) - 1, min(segment.sample, len(table))).astype(np.int64)
+        segment.learn(torch.cat([latents_NMD for _, latents_NMD in read(table[evenly])]))
+    for keys_N, latents_NMD in read(table):
+        segment.add(keys_N, latents_NMD)
     return segment

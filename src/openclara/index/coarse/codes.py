@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
     from openclara.types import LatentSpec
 
-SCHEME = "signs-2"
-"""Recorded with every segment: codes of another scheme cannot be compared."""
+SCHEME = "lists-1"
+"""Recorded with every segment: one of another scheme is made anew."""
 
 HEAD_BYTES = 24
-"""Of each latent's code so much is compared first, for all chunks."""
+"""Under a flat score so much of each latent's code is compared first, for all chunks."""
 
 ROUNDS = 2
 

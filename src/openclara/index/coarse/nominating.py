@@ -1,6 +1,6 @@
 """Which chunks are worth an exact score."""
 
-# N chunks, D width, K bits of a code, V vectors of a question
+# N chunks, D width, V vectors of a question, K bits of a code
 
 from __future__ import annotations
 
@@ -27,11 +27,14 @@ if TYPE_CHECKING:
     from openclara.index.layout import Layout
     from openclara.types import LatentSpec
 
-SHORTLIST_SHARE = 16
-"""One chunk in so many has its whole code compared, chosen by the head of its code."""
+NEAREST_FACTOR = 4
+"""For each vector of a question so many times the candidates are looked up, as single latents."""
 
-SHORTLIST_FACTOR = 8
-"""At least so many times the candidates have."""
+SHORTLIST_FACTOR = 16
+"""So many times the candidates have their whole codes compared, chosen by first estimates."""
+
+HEADS_SHARE = 16
+"""At least one chunk in so many, where first estimates are those of heads."""
 
 EXACT_SHARE = 8
 """A filter that leaves less than one in so many chunks is searched exactly."""
@@ -87,37 +90,39 @@ class Segments:
         # Dead chunks take places: ask for more.
         count = int(coarse.candidates * max(1.0, held / max(1, self.chunks - len(self.waiting))))
         vectors_VMD, _ = asked.vectors(question)
-        asked_KV = asked_codes(vectors_VMD.flatten(0, 1))
-        keys_N = self._found(asked_KV, asked.n_memory, count, allowed)
+        keys_N = self._found(vectors_VMD.flatten(0, 1), asked.n_memory, count, allowed)
         waiting = self.waiting
         if allowed is not None:
             waiting = np.intersect1d(waiting, allowed, assume_unique=True)
         return np.union1d(keys_N, waiting)
 
     def _found(
-        self, asked_KV: Tensor, n_memory: int, count: int, allowed: npt.NDArray[np.int64] | None
+        self, vectors_VD: Tensor, n_memory: int, count: int, allowed: npt.NDArray[np.int64] | None
     ) -> npt.NDArray[np.int64]:
         """At most `count` chunk keys of the segments, those of the best estimates."""
-        scores = [segment.estimates(asked_KV, n_memory) for segment in self.segments]
-        if allowed is not None:
-            for segment, scores_N in zip(self.segments, scores, strict=True):
-                scores_N[~np.isin(segment.keys, allowed, assume_unique=True)] = LEFT_OUT
-        scores_N = np.concatenate(scores)
-        size = max(SHORTLIST_FACTOR * count, len(scores_N) // SHORTLIST_SHARE)
-        best_N = _largest(scores_N, size)
-        best_N = np.sort(best_N[scores_N[best_N] > LEFT_OUT])
-        ends = np.cumsum([len(segment.keys) for segment in self.segments])
+        asked_KV = asked_codes(vectors_VD)
+        found = [
+            segment.first_estimates(vectors_VD, asked_KV, n_memory, NEAREST_FACTOR * count, allowed)
+            for segment in self.segments
+        ]
+        size = SHORTLIST_FACTOR * count
+        if self.spec.score == "flat":
+            size = max(size, sum(len(rows_N) for rows_N, _ in found) // HEADS_SHARE)
+        estimated = [first_N for _, first_N in found if first_N is not None]
+        least = _least_of_largest(np.concatenate(estimated), size) if estimated else 0.0
         keys, closer = [], []
-        parts = np.split(best_N, np.searchsorted(best_N, ends[:-1]))
-        for segment, end, part_N in zip(self.segments, ends, parts, strict=True):
-            rows_N = part_N - (end - len(segment.keys))
-            keys.append(segment.keys[rows_N])
-            closer.append(segment.closer(rows_N, asked_KV, n_memory))
+        for segment, (rows_N, first_N) in zip(self.segments, found, strict=True):
+            kept_N = rows_N if first_N is None else rows_N[first_N >= least]
+            keys.append(segment.keys[kept_N])
+            closer.append(segment.closer(kept_N, asked_KV, n_memory))
         return np.concatenate(keys)[_largest(np.concatenate(closer), count)]
 
 
-LEFT_OUT = np.iinfo(np.int32).min
-"""In place of the estimate of a chunk that a filter leaves out."""
+def _least_of_largest(scores_N: npt.NDArray[np.float32], count: int) -> float:
+    """The least of the `count` largest."""
+    if len(scores_N) <= count:
+        return -np.inf
+    return float(np.partition(scores_N, -count)[-count])
 
 
 def _largest(scores_N: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.int64]:
