@@ -32,7 +32,9 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--n-passages", type=int, default=4500)
     parser.add_argument("--n-questions", type=int, default=500)
-    parser.add_argument("--n-memory", type=int, help="memory tokens; as many as the model's card says")
+    parser.add_argument(
+        "--n-memory", type=int, help="memory tokens; as many as the model's card says"
+    )
     options = parser.parse_args()
     chooser = random.Random(0)
     asked = list(records(options.questions))

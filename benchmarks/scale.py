@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from torch.nn.functional import normalize
 
 from openclara import Document, LatentIndex, LatentSpec
+from openclara.evaluation.metrics import interval
 from openclara.index import adding
 from openclara.index.coarse.settings import Coarse
 from openclara.index.comparing import queries
@@ -53,7 +54,7 @@ def main() -> None:
     parser.add_argument("--n-memory", type=int, default=16)
     parser.add_argument("--quantization", default="int8", choices=get_args(Quantization))
     parser.add_argument("--score", default="late", choices=get_args(Score))
-    parser.add_argument("--questions", type=int, default=50)
+    parser.add_argument("--questions", type=int, default=100)
     parser.add_argument("--build-threads", type=int, default=2)
     parser.add_argument("--exact-rounds", type=int, default=5)
     options = parser.parse_args()
@@ -134,8 +135,10 @@ def asked(options: argparse.Namespace, spec: LatentSpec, questions_QPD: Tensor) 
                 for one in questions_QPD
             ]
             times = timed(index, questions_QPD)
+        recall = interval([*map(shared, wanted, found)])
         row["coarse"][str(candidates)] = {
-            "recall_at_20": sum(map(shared, wanted, found)) / len(wanted),
+            "recall_at_20": recall.mean,
+            "recall_interval": [recall.low, recall.high],
             "ms": times,
             "faster": row["exact_ms"]["p50"] / times["p50"],
             "less_cpu": row["exact_ms"]["cpu_p50"] / times["cpu_p50"],

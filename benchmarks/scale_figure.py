@@ -28,10 +28,12 @@ def main() -> None:
     for row in rows:
         exact = row["exact_ms"]["cpu_p50"]
         for candidates, found in row["coarse"].items():
+            low, high = found["recall_interval"]
+            ms = found["ms"]
             print(
                 f"| {row['documents']:,} | {exact:.0f} | {int(candidates):,} | "
-                f"{found['recall_at_20']:.3f} | {found['ms']['cpu_p50']:.0f} | "
-                f"{found['ms']['cpu_p95']:.0f} | {found['less_cpu']:.1f} |"
+                f"{found['recall_at_20']:.3f} [{low:.3f}, {high:.3f}] | {ms['cpu_p50']:.0f} | "
+                f"{ms['cpu_p95']:.0f} | {found['less_cpu']:.1f} |"
             )
 
 
