@@ -110,27 +110,32 @@ def join(recipe: RunConfig, device: torch.device, dtype: torch.dtype) -> Process
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
-    from accelerate.utils import DistributedDataParallelKwargs
+    from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
     for name in recipe.runtime.trackers:
         _need_tracker(name)
-    if _asked_for("ACCELERATE_USE_DEEPSPEED"):
+    zero = _asked_for("ACCELERATE_USE_DEEPSPEED")
+    if zero:
         need_package("deepspeed", "the launcher's configuration", None)
     # accelerate fixes the precision for the whole process; a second run may want another.
     AcceleratorState._reset_state()
     contrasted = getattr(recipe.stage, "contrast", 0.0) > 0.0
+    # Told to stay on the CPU, accelerate leaves DeepSpeed aside; else it knows no backend there.
+    gloo = device.type == "cpu" and zero
+    handlers = [InitProcessGroupKwargs(backend="gloo")] if gloo else []
     accelerator = Accelerator(
-        cpu=device.type == "cpu",
+        cpu=device.type == "cpu" and not zero,
         mixed_precision="bf16" if dtype == torch.bfloat16 else "no",
         log_with=list(recipe.runtime.trackers) or None,
         project_dir=str(recipe.output),
         kwargs_handlers=[
+            *handlers,
             DistributedDataParallelKwargs(
                 # All processes have the same buffers, and nothing changes them.
                 broadcast_buffers=False,
                 # A batch without a question to contrast leaves the reasoner out.
                 find_unused_parameters=contrasted,
-            )
+            ),
         ],
     )
     if _asked_for("ACCELERATE_USE_FSDP") and not accelerator.is_fsdp2:
@@ -140,9 +145,14 @@ def join(recipe: RunConfig, device: torch.device, dtype: torch.dtype) -> Process
         )
     plugin = getattr(accelerator.state, "deepspeed_plugin", None)
     if plugin is not None:
+        from transformers.integrations import unset_hf_deepspeed_config
+
         # Said here because DeepSpeed would ask a data loader, and clips by itself.
         plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = 1
         plugin.deepspeed_config["gradient_clipping"] = recipe.optim.clip
+        # Else transformers would divide the base while it reads it, and nothing after it could
+        # look at the embeddings.
+        unset_hf_deepspeed_config()
     return Processes(accelerator)
 
 

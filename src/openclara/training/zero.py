@@ -1,7 +1,6 @@
 """Parameters and AdamW moments under DeepSpeed's ZeRO, in the layout of every other state.
 
-Written to DeepSpeed's documented functions for tensors that it partitions. DeepSpeed needs CUDA, so
-no test runs this file; see docs/distributed.md.
+Written to DeepSpeed's documented functions for tensors that it partitions.
 """
 
 from __future__ import annotations
@@ -46,14 +45,33 @@ def restore(
     Raises:
         KeyError: A tensor is missing.
     """
+    import deepspeed
     from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
     steps = [tensor for name, tensor in tensors.items() if name.startswith("step.")]
+    if steps:
+        _make_moments(optimizer, float(steps[0]))
     for name, parameter in parameters.items():
-        safe_set_full_fp32_param(parameter, tensors[f"parameter.{name}"])
-        for key in MOMENTS if f"step.{name}" in tensors else ():
+        value = tensors[f"parameter.{name}"]
+        safe_set_full_fp32_param(parameter, value)
+        # That is what the optimizer keeps; the next forward pass comes before its next step.
+        divided = hasattr(parameter, "ds_id")
+        gathered = deepspeed.zero.GatheredParameters([parameter], modifier_rank=0, enabled=divided)
+        with torch.no_grad(), gathered:
+            parameter.copy_(value)
+        for key in MOMENTS if steps else ():
             safe_set_full_optimizer_state(parameter, tensors[f"{key}.{name}"], key)
-    for held in optimizer.state.values():
-        # One for each flat part, whatever parameters lie in it.
-        if "step" in held and steps:
-            held["step"].fill_(float(steps[0]))
+
+
+def _make_moments(optimizer: Any, step: float) -> None:
+    """What AdamW makes in its first step, before there was one: there is nowhere else to write."""
+    zero = optimizer.optimizer
+    # Parts of many parameters, one after the other, by the names they have in stages 3 and 2.
+    flat_parts = getattr(zero, "fp32_partitioned_groups_flat", None)
+    for flat in zero.single_partition_of_fp32_groups if flat_parts is None else flat_parts:
+        moments = {key: torch.zeros_like(flat) for key in MOMENTS}
+        zero.optimizer.state[flat] = {"step": torch.tensor(step), **moments}
+    # Stage 2 looks for the parameters' parts of it in its own first step.
+    link = getattr(zero, "_lazy_init_hp_params_optimizer_state", None)
+    if link is not None:
+        link()
