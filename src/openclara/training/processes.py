@@ -145,14 +145,14 @@ def join(recipe: RunConfig, device: torch.device, dtype: torch.dtype) -> Process
         )
     plugin = getattr(accelerator.state, "deepspeed_plugin", None)
     if plugin is not None:
-        from transformers.integrations import unset_hf_deepspeed_config
+        from transformers.integrations import deepspeed
 
         # Said here because DeepSpeed would ask a data loader, and clips by itself.
         plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = 1
         plugin.deepspeed_config["gradient_clipping"] = recipe.optim.clip
         # Else transformers would divide the base while it reads it, and nothing after it could
         # look at the embeddings.
-        unset_hf_deepspeed_config()
+        deepspeed.unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
     return Processes(accelerator)
 
 

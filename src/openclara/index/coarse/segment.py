@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -185,14 +186,15 @@ class Segment:
         return found_N.astype(np.float32)
 
     def _opened(self) -> Lists | None:
-        """Its lists; None where it is small, or where they are not what was written.
+        """Its lists; None where it is small, or where they cannot be read.
 
         They are parsed by code that trusts them, so their hash is compared first.
         """
         with self._lock:
-            if self._lists is None and self._written is not None:
+            if self._written is not None:
                 if _hash(self._written) == self._digest:
-                    self._lists = Lists.read(self._written)
+                    with suppress(RuntimeError):  # of a later version of faiss
+                        self._lists = Lists.read(self._written)
                 self._written = None
             return self._lists
 
