@@ -52,9 +52,10 @@ baselines: base
 	for name in text supervised pisco; do \
 	  $(BIN)/openclara train recipes/baselines/$$name.toml --data_root $(DATA) || exit 1; done
 
-# The shipped model again, from its recipes; on a GPU with a larger budget, on a CPU with theirs.
+# The shipped model again, from its recipes; on a GPU with a larger budget, on a CPU with theirs, or
+# with as many steps as fit into MINUTES.
 reference-model: base
-	$(BIN)/python recipes/reference.py --data-root $(DATA)
+	$(BIN)/python recipes/reference.py --data-root $(DATA) $(if $(MINUTES),--minutes $(MINUTES))
 
 eval: base
 	$(BIN)/openclara eval recipes/eval.toml --data_root $(DATA)/eval

@@ -1,23 +1,30 @@
 """Make the shipped model again: a reader of text, then the three stages, resumable.
 
     python recipes/reference.py --data-root data
+    python recipes/reference.py --data-root data --minutes 60
 
 On a GPU each stage takes more and larger steps than the recipe says; on a CPU the recipes' own
-budget is used, which is what the shipped model was made with. Afterwards `recipes/publish.py` puts
-the result into the package.
+budget is used, which is what the shipped model was made with. With `--minutes` as many steps are
+taken as fit, as some steps of each stage show. Afterwards `recipes/publish.py` puts the result into
+the package.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
-STAGES = ("baselines/text", "compress", "instruct", "joint")
-"""The reader is also what the evaluation compares with; the generator starts as it."""
+STAGES = {"baselines/text": 0.2, "compress": 0.45, "instruct": 0.25, "joint": 0.1}
+"""Parts of the time, as the shipped model's steps took it. The reader of text is also what the
+evaluation compares with; the generator starts as it."""
 
 ON_A_GPU = {
     "baselines/text": {"steps": 2000, "batch_tokens": 32768},
@@ -27,23 +34,60 @@ ON_A_GPU = {
 }
 """Budgets for one GPU of 80 GB, estimated from the memory of a step: none was at hand to try."""
 
+TRIED_STEPS = 12
+"""The first half may load and compile; the second is timed."""
+
+MEASURED = Path("runs/reference.json")
+"""How many steps fitted: a run that is taken up again must have as many."""
+
 
 def main() -> None:
     """Train stage by stage; a stage that is finished is left as it is."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-root", type=Path, default=Path("data"))
+    parser.add_argument("--minutes", type=float, help="for all stages together")
     options = parser.parse_args()
     gpu = torch.cuda.is_available()
-    if not gpu:
+    if not gpu and options.minutes is None:
         sys.stderr.write("no GPU here: the budget of the recipes, about two hours on two cores\n")
-    for stage in STAGES:
-        changes = ON_A_GPU[stage] if gpu else {}
-        more = [part for name, value in changes.items() for part in (f"--optim.{name}", str(value))]
-        recipe = Path(__file__).parent / f"{stage}.toml"
-        train = [sys.executable, "-m", "openclara", "train", str(recipe)]
-        done = subprocess.run([*train, "--data_root", str(options.data_root), *more], check=False)
-        if done.returncode != 0:
-            sys.exit(done.returncode)
+    for stage, share in STAGES.items():
+        optim: dict[str, Any] = dict(ON_A_GPU[stage]) if gpu else {}
+        if options.minutes is not None:
+            optim["steps"] = fitting(stage, options.data_root, optim, 60 * options.minutes * share)
+        train(stage, options.data_root, {f"optim.{name}": value for name, value in optim.items()})
+
+
+def fitting(stage: str, root: Path, optim: dict[str, Any], seconds: float) -> int:
+    """Steps of a stage that take so many seconds, this trial included."""
+    known = json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.exists() else {}
+    if stage not in known:
+        started = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            tried = {f"optim.{name}": value for name, value in optim.items()}
+            tried |= {"optim.steps": TRIED_STEPS, "output": folder, "runtime.log_every": 1}
+            train(stage, root, tried | {"runtime.held_out": 0})
+            lines = (Path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        ends = [json.loads(line)["seconds"] for line in lines]
+        half = len(ends) // 2
+        step_s = max(1e-3, (ends[-1] - ends[half - 1]) / (len(ends) - half))
+        left = seconds - (time.perf_counter() - started)
+        known[stage] = max(TRIED_STEPS, int(left / step_s))
+        MEASURED.parent.mkdir(parents=True, exist_ok=True)
+        MEASURED.write_text(json.dumps(known) + "\n", encoding="utf-8")
+        sys.stderr.write(f"{stage}: {step_s:.2f} s a step, {known[stage]} steps\n")
+    steps: int = known[stage]
+    return steps
+
+
+def train(stage: str, root: Path, changes: dict[str, Any]) -> None:
+    """One run of `openclara train` with some fields of the recipe changed; leaves if it fails."""
+    recipe = Path(__file__).parent / f"{stage}.toml"
+    command = [sys.executable, "-m", "openclara", "train", str(recipe), "--data_root", str(root)]
+    for name, value in changes.items():
+        command += [f"--{name}", str(value)]
+    done = subprocess.run(command, check=False)
+    if done.returncode != 0:
+        sys.exit(done.returncode)
 
 
 if __name__ == "__main__":
