@@ -54,6 +54,23 @@ def test_a_body_that_claims_to_be_too_large_is_refused_before_it_comes(small):
     assert b"too_large" in received
 
 
+@pytest.mark.parametrize("declared", [True, False])
+def test_who_is_still_sending_gets_the_refusal_whole(small, declared):
+    """A connection closed on unread bytes would be reset, and the reply be lost."""
+    part = b" " * 10_000
+    length = {"Content_Length": 40 * len(part)} if declared else {"Transfer_Encoding": "chunked"}
+    with connected(small) as connection:
+        connection.sendall(head("/v1/ask", **length))
+        for _ in range(40):
+            connection.sendall(part if declared else b"2710\r\n" + part + b"\r\n")
+            time.sleep(0.005)
+        if not declared:
+            connection.sendall(b"0\r\n\r\n")
+        received = answer(connection)
+    assert received.startswith(b"HTTP/1.1 413")
+    assert received.endswith(b"}")
+
+
 @pytest.mark.parametrize("path", ["/v1/ask", "/v1/chat/completions", "/v1/documents"])
 def test_a_body_without_a_length_is_counted_as_it_comes(small, path):
     def parts():

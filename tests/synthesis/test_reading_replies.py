@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from openclara.synthesis.teachers.extraction import extract_json
@@ -24,6 +24,7 @@ CHATTER = st.text(
 )
 
 
+@example({"0": [False, "```"]}, "", "", "```json\n", False)
 @given(OBJECTS, CHATTER, CHATTER, st.sampled_from(["", "```json\n", "```\n"]), st.booleans())
 def test_an_object_is_found_whatever_stands_around_it(
     found, before, after, fence, indented

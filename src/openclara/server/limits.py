@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from openclara.server.failures import Failure
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from openclara.server.settings import Limits
+
+LINGER_S = 2.0
+"""A body that was refused is still read for so long, and thrown away."""
 
 FILTERS = 32
 FILTER_CHARS = 2000
@@ -32,12 +36,22 @@ class Bounded:
             await self._app(scope, receive, send)
             return
         most = _most_bytes(scope, self._limits)
+        body = _Body(receive, most, self._limits)
+
+        async def answer(message: Message) -> None:
+            ends = message["type"] == "http.response.body" and not message.get("more_body", False)
+            if ends and body.too_large and not _waits_to_send(scope):
+                await send({**message, "more_body": True})
+                await body.drain()
+                message = {"type": "http.response.body", "body": b"", "more_body": False}
+            await send(message)
+
         try:
-            _check_declared(scope, most)
+            body.check_declared(scope)
         except Failure as failure:
-            await failure.response()(scope, receive, send)
+            await failure.response()(scope, receive, answer)
             return
-        await self._app(scope, _Body(receive, most, self._limits).receive, send)
+        await self._app(scope, body.receive, answer)
 
 
 class _Body:
@@ -48,6 +62,22 @@ class _Body:
         self._count = 0
         self._complete = False
         self._started = time.monotonic()
+        self.too_large = False
+
+    def check_declared(self, scope: Scope) -> None:
+        for name, value in scope["headers"]:
+            if name == b"content-length" and value.isdigit() and int(value[:20]) > self._most:
+                raise self._refusal()
+
+    async def drain(self) -> None:
+        """Let come what is on its way.
+
+        A connection that is closed on unread bytes is reset, and the reply may be lost with it.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(min(LINGER_S, self._limits.idle_s)):
+                while (await self._receive()).get("more_body", False):
+                    pass
 
     async def receive(self) -> Message:
         if self._complete:
@@ -60,9 +90,16 @@ class _Body:
             raise Failure(408, "the body arrived too slowly; send it again", close=True) from None
         self._count += len(message.get("body", b""))
         if self._count > self._most:
-            raise _too_large(self._most)
+            raise self._refusal()
         self._complete = not message.get("more_body", False)
         return message
+
+    def _refusal(self) -> Failure:
+        self.too_large = True
+        return Failure(
+            413, f"the body is larger than {self._most:,} bytes; send it in parts",
+            code="too_large", close=True,
+        )  # fmt: skip
 
 
 def _most_bytes(scope: Scope, limits: Limits) -> int:
@@ -71,17 +108,9 @@ def _most_bytes(scope: Scope, limits: Limits) -> int:
     return limits.upload_bytes if is_upload else limits.body_bytes
 
 
-def _check_declared(scope: Scope, most: int) -> None:
-    for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit() and int(value[:20]) > most:
-            raise _too_large(most)
-
-
-def _too_large(most: int) -> Failure:
-    return Failure(
-        413, f"the body is larger than {most:,} bytes; send it in parts", code="too_large",
-        close=True,
-    )  # fmt: skip
+def _waits_to_send(scope: Scope) -> bool:
+    """Whether nothing of the body comes before it was asked for."""
+    return any(name == b"expect" for name, _ in scope["headers"])
 
 
 def check_question(text: str, limits: Limits, param: str = "question") -> None:

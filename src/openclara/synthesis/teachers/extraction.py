@@ -10,7 +10,8 @@ _STARTS = 40
 """Places where JSON may begin that are tried: what a model writes can be nothing but brackets."""
 
 _THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL | re.IGNORECASE)
-_FENCED = re.compile(r"```[a-zA-Z]*\s*\n?(.*?)(?:```|\Z)", re.DOTALL)
+# A fence closes at the start of a line: JSON may have one in a string, but no line end there.
+_FENCED = re.compile(r"```[a-zA-Z]*\s*\n?(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
 _BRACKET = re.compile(r"[{\[]")
 
 
