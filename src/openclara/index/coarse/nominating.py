@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from openclara.index.coarse.settings import Coarse
     from openclara.index.comparing import Queries
     from openclara.index.layout import Layout
-    from openclara.types import LatentSpec
+    from openclara.types import LatentSpec, Score
 
 NEAREST_FACTOR = 4
 """For each vector of a question so many times the candidates are looked up, as single latents."""
 
-SHORTLIST_FACTOR = 16
+SHORTLIST_FACTOR: dict[Score, int] = {"late": 16, "flat": 8}
 """So many times the candidates have their whole codes compared, chosen by first estimates."""
 
 HEADS_SHARE = 16
@@ -105,7 +105,7 @@ class Segments:
             segment.first_estimates(vectors_VD, asked_KV, n_memory, NEAREST_FACTOR * count, allowed)
             for segment in self.segments
         ]
-        size = SHORTLIST_FACTOR * count
+        size = SHORTLIST_FACTOR[self.spec.score] * count
         if self.spec.score == "flat":
             size = max(size, sum(len(rows_N) for rows_N, _ in found) // HEADS_SHARE)
         estimated = [first_N for _, first_N in found if first_N is not None]
