@@ -23,8 +23,8 @@ from typing import Any
 import torch
 
 STAGES = {"baselines/text": 0.2, "compress": 0.45, "instruct": 0.25, "joint": 0.1}
-"""Parts of the time, as the shipped model's steps took it. The reader of text is also what the
-evaluation compares with; the generator starts as it."""
+"""Each stage's part of the time. The reader of text is also what the evaluation compares with; the
+generator starts as it."""
 
 ON_A_GPU = {
     "baselines/text": {"steps": 2000, "batch_tokens": 32768},

@@ -3,17 +3,18 @@
 import numpy as np
 import pytest
 import torch
-from index_cases import one_chunk
 from safetensors import safe_open
+from test_coarse import _nothing_waits, documents, filled, found  # noqa: F401 - a fixture
 from torch.nn.functional import normalize
 
 from openclara.index import LatentIndex
-from openclara.index.coarse import building, lists, segment
+from openclara.index.coarse import lists, segment
 from openclara.index.coarse.lists import Lists, sample_size
 from openclara.index.coarse.settings import Coarse
-from openclara.types import Document, LatentSpec
+from openclara.types import LatentSpec
 
 LATE = LatentSpec("tiny", "abc", n_memory=4, width=30, doc_max_length=32, score="late")
+FEW = Coarse(from_chunks=0, candidates=40)
 CHUNKS = 800
 ALL = CHUNKS * LATE.n_memory
 
@@ -21,9 +22,6 @@ ALL = CHUNKS * LATE.n_memory
 @pytest.fixture(autouse=True)
 def _lists_for_few(monkeypatch):
     monkeypatch.setattr(lists, "MIN_LATENTS", 1024)
-    monkeypatch.setattr(building, "WAITING_CHUNKS", 0)
-    monkeypatch.setattr(building, "WAITING_SHARE", 10**9)
-    monkeypatch.setattr("os.fsync", lambda _: None)
 
 
 def rows_of(n, seed=0):
@@ -106,23 +104,6 @@ def test_few_latents_get_no_lists(monkeypatch):
 # ---- in an index ----
 
 
-def documents(rows, first=0):
-    for number, row in enumerate(rows, start=first):
-        yield one_chunk(Document(f"d{number}", "text", metadata={"n": number % 10}), row)
-
-
-def filled(path, rows, candidates=40):
-    coarse = Coarse(from_chunks=0, candidates=candidates)
-    index = LatentIndex.open(path, LATE, coarse=coarse, quantization="bf16")
-    index.add(documents(rows))
-    return index
-
-
-def found(index, questions, k=5, **options):
-    hits = index.search(["q"] * len(questions), questions, k=k, mode="latent", **options)
-    return [[(hit.document.id, hit.score) for hit in of_one] for of_one in hits]
-
-
 def has_lists(path):
     with safe_open(path, framework="pt") as file:
         return "lists" in file.keys()  # noqa: SIM118 - not a mapping
@@ -131,7 +112,7 @@ def has_lists(path):
 def test_an_index_finds_by_lists_what_it_finds_exactly(tmp_path):
     rows = rows_of(CHUNKS)
     questions = rows[::80] + 0.3 * rows_of(10, 1)
-    with filled(tmp_path / "i", rows) as index:
+    with filled(tmp_path / "i", rows, LATE, FEW, quantization="bf16") as index:
         [written] = (tmp_path / "i").glob("coarse-*")
         assert has_lists(written)
         assert found(index, questions, k=1) == found(index, questions, k=1, exact=True)
@@ -147,7 +128,7 @@ def test_an_index_finds_by_lists_what_it_finds_exactly(tmp_path):
 
 def test_filters_prefixes_and_deletions_hold_with_lists(tmp_path):
     rows = rows_of(CHUNKS)
-    with filled(tmp_path / "i", rows) as index:
+    with filled(tmp_path / "i", rows, LATE, FEW, quantization="bf16") as index:
         wide = index.search(["q"] * 4, rows[:4], k=30, mode="latent", where=["n>=2"])
         assert [len(hits) for hits in wide] == [30] * 4
         assert all(hit.document.metadata["n"] >= 2 for hits in wide for hit in hits)
@@ -159,7 +140,7 @@ def test_filters_prefixes_and_deletions_hold_with_lists(tmp_path):
 
 def test_damaged_lists_are_never_parsed_and_cost_no_hit(tmp_path, monkeypatch):
     rows = rows_of(CHUNKS)
-    with filled(tmp_path / "i", rows) as index:
+    with filled(tmp_path / "i", rows, LATE, FEW, quantization="bf16") as index:
         wanted = found(index, rows[:5], k=1)
     [written] = (tmp_path / "i").glob("coarse-*")
     content = bytearray(written.read_bytes())
@@ -172,7 +153,6 @@ def test_damaged_lists_are_never_parsed_and_cost_no_hit(tmp_path, monkeypatch):
         raise AssertionError("parsed")
 
     monkeypatch.setattr(segment.Lists, "read", refuse)
-    coarse = Coarse(from_chunks=0, candidates=40)
-    with LatentIndex.open(tmp_path / "i", coarse=coarse) as index:
+    with LatentIndex.open(tmp_path / "i", coarse=FEW) as index:
         assert found(index, rows[:5], k=1) == wanted
         assert "does not have the content" in index.verify().problems[0]

@@ -72,20 +72,30 @@ def entry(recipe, **more):
     return {"recipe": recipe.model_dump(mode="json", exclude_unset=True), **more}
 
 
+def by_one(root, base, records, *, then):
+    """Three stages by one process, and half of the last for others, `then`, to go on with.
+
+    Returns how recipes of such runs are made: of which stage, in whose folder, with how many
+    micro-batches a step.
+    """
+
+    def recipe(kind, who, accumulate):
+        return recipe_of(
+            kind, root / who / kind, base, records, root / "one", accumulate=accumulate
+        )
+
+    for kind in STAGES:
+        train(recipe(kind, "one", 2))
+    train(recipe("joint", then, 2), **stopping_after(3))
+    return recipe
+
+
 @pytest.fixture(scope="module")
 def runs(tiny_base, data, tmp_path_factory):  # noqa: F811
     """Folders of the same three stages by one process, by two, by two that share tensors, and by
     one after two and two after one."""
     root = tmp_path_factory.mktemp("runs")
-
-    def recipe(kind, who, accumulate):
-        return recipe_of(
-            kind, root / who / kind, tiny_base, data, root / "one", accumulate=accumulate
-        )
-
-    for kind in STAGES:
-        train(recipe(kind, "one", 2))
-    train(recipe("joint", "one then two", 2), **stopping_after(3))
+    recipe = by_one(root, tiny_base, data, then="one then two")
     plan = []
     for kind in STAGES:
         plan.append(entry(recipe(kind, "two", 1)))

@@ -11,8 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from test_distributed import CHAINS, STAGES, entry, launched, recipe_of, same
-from test_run import data, state_of, stopping_after, timeless  # noqa: F401 - a fixture
+from test_distributed import CHAINS, STAGES, by_one, entry, launched, same
+from test_run import data  # noqa: F401 - a fixture
 
 from openclara.model.checkpoint import MANIFEST
 from openclara.training.run import train
@@ -30,15 +30,7 @@ RECIPES = Path(__file__).parents[2] / "recipes" / "accelerate"
 def runs(tiny_base, data, tmp_path_factory, request):  # noqa: F811
     """Folders of the three stages by one process, by two under ZeRO, and by both in turn."""
     root = tmp_path_factory.mktemp(f"zero{request.param}")
-
-    def recipe(kind, who, accumulate):
-        return recipe_of(
-            kind, root / who / kind, tiny_base, data, root / "one", accumulate=accumulate
-        )
-
-    for kind in STAGES:
-        train(recipe(kind, "one", 2))
-    train(recipe("joint", "one then zero", 2), **stopping_after(3))
+    recipe = by_one(root, tiny_base, data, then="one then zero")
     plan = [entry(recipe(kind, "zero", 1)) for kind in STAGES]
     plan.append(entry(recipe("instruct", "zero then one", 1), stop_after=3))
     plan.append(entry(recipe("joint", "one then zero", 2)))

@@ -120,23 +120,24 @@ def join(recipe: RunConfig, device: torch.device, dtype: torch.dtype) -> Process
     # accelerate fixes the precision for the whole process; a second run may want another.
     AcceleratorState._reset_state()
     contrasted = getattr(recipe.stage, "contrast", 0.0) > 0.0
-    # Told to stay on the CPU, accelerate leaves DeepSpeed aside; else it knows no backend there.
-    gloo = device.type == "cpu" and zero
-    handlers = [InitProcessGroupKwargs(backend="gloo")] if gloo else []
+    on_cpu = device.type == "cpu"
+    handlers: list[Any] = [
+        DistributedDataParallelKwargs(
+            # All processes have the same buffers, and nothing changes them.
+            broadcast_buffers=False,
+            # A batch without a question to contrast leaves the reasoner out.
+            find_unused_parameters=contrasted,
+        )
+    ]
+    if on_cpu and zero:
+        handlers.append(InitProcessGroupKwargs(backend="gloo"))
     accelerator = Accelerator(
-        cpu=device.type == "cpu" and not zero,
+        # Told to stay on the CPU, it leaves DeepSpeed aside; else it knows no backend there.
+        cpu=on_cpu and not zero,
         mixed_precision="bf16" if dtype == torch.bfloat16 else "no",
         log_with=list(recipe.runtime.trackers) or None,
         project_dir=str(recipe.output),
-        kwargs_handlers=[
-            *handlers,
-            DistributedDataParallelKwargs(
-                # All processes have the same buffers, and nothing changes them.
-                broadcast_buffers=False,
-                # A batch without a question to contrast leaves the reasoner out.
-                find_unused_parameters=contrasted,
-            ),
-        ],
+        kwargs_handlers=handlers,
     )
     if _asked_for("ACCELERATE_USE_FSDP") and not accelerator.is_fsdp2:
         raise ConfigError(
