@@ -33,9 +33,8 @@ class Asked:
 
     @property
     def right(self) -> bool:
-        """Whether the answer holds an accepted one, whole words, case and articles aside."""
-        given = f" {_normalised(self.answer.text)} "
-        return any(f" {_normalised(answer)} " in given for answer in self.question.answers)
+        """Whether the answer holds an accepted one."""
+        return holds(self.answer.text, self.question.answers)
 
     @property
     def cited(self) -> bool:
@@ -130,6 +129,12 @@ def _ask(
             asked.append(Asked(question, clara.ask(question.question, index, k=k)))
             bar.at(number)
     return asked
+
+
+def holds(text: str, answers: Sequence[str]) -> bool:
+    """Whether a text holds one of some answers, in whole words, case and articles aside."""
+    given = f" {_normalised(text)} "
+    return any(f" {_normalised(answer)} " in given for answer in answers)
 
 
 def _normalised(text: str) -> str:
