@@ -22,7 +22,6 @@ from openclara import Clara
 from openclara.config import RunConfig, read_recipe
 from openclara.data.batches import prompt_batch, text_batch
 from openclara.evaluation.metrics import interval
-from openclara.model.memory import BEFORE_TEXT
 from openclara.training.examples import Example, load_examples
 from openclara.training.losses import answer_loss
 
@@ -89,10 +88,8 @@ def carried_tokens(clara: Clara, text: list[int], n_memory: int) -> list[int]:
     tokenizer = clara.tokenizer
     batch = text_batch([text], n_memory=n_memory, bos=tokenizer.bos, eos=tokenizer.eos)
     anchors = clara.model.memory.anchors(batch.ids_RT, batch.text_lengths_R, n_memory)
-    n_each = clara.model.memory.carried_by("compressor")
-    framed = batch.ids_RT[0].tolist()[: BEFORE_TEXT + len(text)]
-    firsts = sorted(at for at in set(anchors.at_RM[0].tolist()) if at > 0)
-    return [token for at in firsts for token in framed[at : at + n_each]]
+    framed = batch.ids_RT[0].tolist()
+    return [framed[at] for at in sorted(set(anchors.at_RM[0].tolist())) if at > 0]
 
 
 @torch.inference_mode()

@@ -111,17 +111,12 @@ def random_roles(lm: torch.nn.Module, roles=ROLES, *, seed: int = 1) -> dict:
 
 
 def anchored_memory(
-    vocabulary_VD: torch.Tensor,
-    *,
-    n_memory: int = N_MEMORY,
-    line_ends: tuple = (),
-    seed: int = 0,
-    carried: int = 1,
+    vocabulary_VD: torch.Tensor, *, n_memory: int = N_MEMORY, line_ends: tuple = (), seed: int = 0
 ) -> MemoryTable:
     """A table whose memory tokens carry tokens of the text, by weights and salience at random."""
     generator = torch.Generator().manual_seed(seed)
     n_vocabulary, width = vocabulary_VD.shape
-    table = MemoryTable(n_memory, width, n_vocabulary=n_vocabulary, carried=carried)
+    table = MemoryTable(n_memory, width, n_vocabulary=n_vocabulary)
     table.initialise(vocabulary_VD, seed=2)
     table.count(torch.randint(0, 50, (n_vocabulary,), generator=generator))
     table.salience.around_VK.copy_(torch.randn(n_vocabulary, OFFSETS, generator=generator))

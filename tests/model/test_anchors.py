@@ -31,23 +31,12 @@ TEXTS = [[20, 30, 40], [50], list(range(60, 90)), [], [20] * 9, [11, 12, LINE_EN
 BOS, EOS, GAIN = 1, 2, 0.5
 
 
-def built(tiny_base, carried):
-    model = tiny_clara_model(tiny_base)
-    words = model.vocabulary.weight
-    model.memory = anchored_memory(words, line_ends=[LINE_END], carried=carried)
-    model.latent_gain = GAIN
-    return model.eval()
-
-
 @pytest.fixture(scope="module")
 def model(tiny_base):
-    return built(tiny_base, 1)
-
-
-@pytest.fixture(scope="module", params=[1, 2, 3])
-def carrying(request, tiny_base):
-    """Models whose memory tokens carry one token, two, or three."""
-    return built(tiny_base, request.param)
+    built = tiny_clara_model(tiny_base)
+    built.memory = anchored_memory(built.vocabulary.weight, line_ends=[LINE_END])
+    built.latent_gain = GAIN
+    return built.eval()
 
 
 def encode(model, texts, n_memory=N_MEMORY, role="compressor"):
@@ -78,20 +67,6 @@ def salience_by_hand(text, salience):
     return spread
 
 
-def stretches_by_hand(text, scores, n_each):
-    """(first position, sum of scores) of each stretch; what a short one lacks counts as mean."""
-    found = []
-    for first in range(0, len(text), n_each):
-        own = scores[first : first + n_each]
-        found.append((first, sum(own) / len(own) * n_each))
-    return found
-
-
-def faded_by_hand(words, ids):
-    """The sum of embeddings, each further one weighing 0.7 times the one before."""
-    return sum((0.7**at * words[token] for at, token in enumerate(ids)), 0 * words[0])
-
-
 def picked_by_hand(scores, n_memory):
     order = sorted(range(len(scores)), key=lambda at: -scores[at])[:n_memory]
     return [*order, *[None] * (n_memory - len(order))]
@@ -120,8 +95,7 @@ def test_salience_against_a_loop(model):
 
 
 @pytest.mark.parametrize("role", ["compressor", "reasoner"])
-def test_latents_are_the_final_states_plus_what_they_carry(carrying, tiny_base, role):
-    model, n_each = carrying, 1 if role == "reasoner" else carrying.memory.carried
+def test_latents_are_the_final_states_plus_what_they_carry(model, tiny_base, role):
     lm = plain_lm(tiny_base, random_roles(plain_lm(tiny_base))[role])
     words, own = lm.get_input_embeddings().weight, model.memory.weight.detach()
     encoded = encode(model, TEXTS, role=role)
@@ -130,11 +104,9 @@ def test_latents_are_the_final_states_plus_what_they_carry(carrying, tiny_base, 
             scores = [float(model.memory.token_weight_V[i]) for i in text]
         else:
             scores = salience_by_hand(text, model.memory.salience)
-        stretches = stretches_by_hand(text, scores, n_each)
-        best = picked_by_hand([score for _, score in stretches], N_MEMORY)
-        picked = [None if at is None else stretches[at][0] for at in best]
-        parts = [[] if at is None else text[at : at + n_each] for at in picked]
-        carried = torch.stack([faded_by_hand(words, part) for part in parts])
+        picked = picked_by_hand(scores, N_MEMORY)
+        nothing = torch.zeros(words.shape[1])
+        carried = torch.stack([nothing if at is None else words[text[at]] for at in picked])
         framed = torch.cat([own[3:4], words[[BOS, *text, EOS]], own[4:] + carried])
         with torch.inference_mode():
             states = lm(inputs_embeds=framed[None], output_hidden_states=True)
@@ -155,18 +127,18 @@ def test_latents_are_the_final_states_plus_what_they_carry(carrying, tiny_base, 
         torch.testing.assert_close(encoded.weights_RM[row], expected_weights, **close)
 
 
-def test_padded_latents_are_the_unpadded_ones(carrying):
-    together = encode(carrying, TEXTS).latents_RMD
+def test_padded_latents_are_the_unpadded_ones(model):
+    together = encode(model, TEXTS).latents_RMD
     for row, text in enumerate(TEXTS):
-        alone = encode(carrying, [text]).latents_RMD[0]
+        alone = encode(model, [text]).latents_RMD[0]
         torch.testing.assert_close(together[row], alone, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("role", ["compressor", "reasoner"])
 @pytest.mark.parametrize("n_memory", [1, 3, 7])
-def test_a_prefix_of_the_latents_is_what_fewer_memory_tokens_give(carrying, n_memory, role):
-    whole = encode(carrying, TEXTS, role=role).latents_RMD[:, :n_memory]
-    fewer = encode(carrying, TEXTS, n_memory, role=role).latents_RMD
+def test_a_prefix_of_the_latents_is_what_fewer_memory_tokens_give(model, n_memory, role):
+    whole = encode(model, TEXTS, role=role).latents_RMD[:, :n_memory]
+    fewer = encode(model, TEXTS, n_memory, role=role).latents_RMD
     torch.testing.assert_close(whole, fewer, rtol=1e-4, atol=1e-4)
 
 
@@ -237,10 +209,6 @@ def test_what_is_carried_is_kept_exactly_on_disk(tiny_base, tiny_model, tmp_path
     assert load_checkpoint(tmp_path).fingerprint() == stored.fingerprint()
     other = replace(stored, salience=anchored_memory(words, seed=9).salience.state_dict())
     assert other.fingerprint() != stored.fingerprint() != given.fingerprint()
-    wider = replace(stored, card=replace(stored.card, carried=2))
-    assert wider.fingerprint() != stored.fingerprint()
-    save_checkpoint(tmp_path, wider)
-    assert memory_table(load_checkpoint(tmp_path), words).carried == 2
     save_checkpoint(tmp_path, replace(stored, salience={}))
     with pytest.raises(FormatError, match=r"by an earlier version.*train it anew"):
         load_checkpoint(tmp_path)

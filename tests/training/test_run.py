@@ -236,20 +236,6 @@ def test_anchored_memory_resumes_and_is_inherited(tiny_base, data, tmp_path):
     assert torch.equal(inherited.token_weight, first.token_weight)
 
 
-def test_memory_tokens_come_to_carry_more_and_go_on_so(tiny_base, data, tmp_path):
-    train(made(tmp_path / "one", tiny_base, data, model={"memory": "anchored"}))
-    wider = {"carried": 2}
-    few = {"steps": 1}
-    train(
-        made(
-            tmp_path / "two", tiny_base, data, "compress", tmp_path / "one", model=wider, optim=few
-        )
-    )
-    train(made(tmp_path / "later", tiny_base, data, "instruct", tmp_path / "two", optim=few))
-    carried = [load_checkpoint(tmp_path / name).card.carried for name in ("one", "two", "later")]
-    assert carried == [1, 2, 2]
-
-
 # ---- what a run writes and learns ----
 
 

@@ -32,8 +32,6 @@ class ModelConfig(Strict):
     """LoRA dropout in training (paper: 0.1)."""
     memory: Literal["learned", "anchored"] = "learned"
     """Memory tokens as learned rows alone (published), or each anchored at a token of the text."""
-    carried: int = Field(1, ge=1, le=8)
-    """Tokens of a document an anchored memory token carries; may grow from stage to stage."""
     score: Literal["flat", "late"] = "flat"
     """Cosine of the flattened latents (published), or the best cosine of each latent of a question,
     whichever memory token of the document it is with."""

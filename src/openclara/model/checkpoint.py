@@ -44,7 +44,6 @@ class Card:
         alpha: LoRA alpha.
         latent_weight: Part of the latents in a hybrid search; how far its reasoner can be trusted.
         memory: `learned` rows, or rows `anchored` at tokens of the text.
-        carried: Tokens that each anchored memory token of a document carries.
         score: `flat` or `late`: how questions and documents are compared.
         query_n_memory: Latents of a question under the late score.
         latent_gain: Factor on spliced latents.
@@ -65,7 +64,6 @@ class Card:
     latent_gain: float
     stage: str
     memory: str = "learned"
-    carried: int = 1
     score: Literal["flat", "late"] = "flat"
     query_n_memory: int = 16
     latent_weight: float = 0.5
@@ -110,12 +108,9 @@ class Checkpoint:
 
     def _identity(self, *, without: tuple[str, ...]) -> str:
         card = self.card
-        # Latents of models that carry one token are what they were before there was a choice.
-        carried = "" if card.carried == 1 else f" {card.carried}"
-        makers = f"{card.base_sha256} {card.alpha / card.rank}{carried}"
-        digest = hashlib.sha256(makers.encode())
-        tensors = {name: t for name, t in _flat(self).items() if not name.startswith(without)}
-        digest.update(save(tensors))
+        digest = hashlib.sha256(f"{card.base_sha256} {card.alpha / card.rank}".encode())
+        makers = {name: t for name, t in _flat(self).items() if not name.startswith(without)}
+        digest.update(save(makers))
         return digest.hexdigest()
 
 
@@ -245,7 +240,6 @@ def memory_table(checkpoint: Checkpoint, vocabulary_VD: Tensor) -> MemoryTable:
         checkpoint.card.n_memory,
         vocabulary_VD.shape[1],
         n_vocabulary=checkpoint.token_weight.shape[0],
-        carried=checkpoint.card.carried,
     )
     state = {"weight": checkpoint.memory, "token_weight_V": checkpoint.token_weight}
     state |= {f"salience.{name}": tensor for name, tensor in checkpoint.salience.items()}

@@ -176,11 +176,11 @@ class ClaraModel(nn.Module):
             batch.memory_positions_RM.shape[1],
             by="rarity" if role == "reasoner" else "salience",
         )
-        at_RM = anchors.at_RM
-        n_each = self.memory.carried_by(role)
-        carried_RMD = self.memory.carry(embedded_RTD, batch.text_lengths_R, at_RM, n_each)
+        at_RM, width = anchors.at_RM, embedded_RTD.shape[2]
+        picked_RMD = embedded_RTD.gather(1, at_RM.unsqueeze(-1).expand(-1, -1, width))
         weights_RM = self.memory.token_weight_V[batch.ids_RT.clamp(min=0)].gather(1, at_RM)
-        return Carried(carried_RMD, weights_RM * (at_RM > 0), anchors)
+        carries_RM = at_RM > 0
+        return Carried(picked_RMD * carries_RM.unsqueeze(-1), weights_RM * carries_RM, anchors)
 
     def scores(self, questions: Encoded, latents_BNMD: Tensor) -> Tensor:
         """(B, N) scores of B questions with the (B, N, M, D) latents of their candidates."""

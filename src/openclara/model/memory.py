@@ -7,7 +7,7 @@ M memory tokens, D width, V vocabulary, S slots.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,25 +15,17 @@ from torch import Tensor, nn
 from openclara.data.tokenizer import MEM_0, SLOT
 from openclara.model.salience import Salience
 
-if TYPE_CHECKING:
-    from openclara.model.adapters import Role
-
 BEFORE_TEXT = 2
 """ENC and BOS stand before the first token of a text."""
 AROUND_TEXT = BEFORE_TEXT + 1
 """And EOS after the last."""
-
-FADING = 0.7
-"""What each further token counts in a memory token that carries several: by it a reader can tell
-their order."""
 
 
 class Anchors(NamedTuple):
     """What the memory tokens of R texts carry.
 
     Attributes:
-        at_RM: (R, M) positions of the tokens carried, the first of each memory token's; 0, where
-            ENC stands, for none.
+        at_RM: (R, M) positions of the tokens carried; 0, where ENC stands, for none.
         ranks_RM: (R, M) how many tokens carried by any memory token of the table, in use or not,
             stand before it in the text.
     """
@@ -52,26 +44,18 @@ class MemoryTable(nn.Module):
     (smooth inverse frequency, Arora et al. 2017). Which token one carries does not depend on how
     many memory tokens there are, so a prefix stays valid by itself.
 
-    With `carried` above one a document is cut into stretches of so many tokens, and a memory token
-    carries a whole stretch: the sum of their embeddings, each `FADING` times the one before it.
-    Questions are not: each of their tokens is looked for by itself.
-
     Args:
         n_memory: Memory tokens (M); any prefix of them is usable by itself.
         width: Hidden size of the base (D).
         n_vocabulary: Size of the base's vocabulary (V); 0 for learned rows alone, as published.
-        carried: Tokens that each anchored memory token of a document carries.
     """
 
     token_weight_V: Tensor
     salience: Salience
 
-    def __init__(
-        self, n_memory: int, width: int, *, n_vocabulary: int = 0, carried: int = 1
-    ) -> None:
+    def __init__(self, n_memory: int, width: int, *, n_vocabulary: int = 0) -> None:
         super().__init__()
         self.n_memory = n_memory
-        self.carried = carried
         self.anchored = n_vocabulary > 0
         # Row r holds id -r; row 0 does not exist as an id and row 1 (SLOT) is always spliced over.
         self.weight = nn.Parameter(torch.zeros(n_memory - MEM_0, width))
@@ -149,10 +133,8 @@ class MemoryTable(nn.Module):
         lengths_R = text_lengths_R - AROUND_TEXT
         longest = max(1, int(lengths_R.max()))
         words_RT = ids_RT[:, BEFORE_TEXT : BEFORE_TEXT + longest].clamp(min=0)
-        n_each = 1
         if by == "salience":
-            n_each = self.carried
-            scores_RT = stretch_scores(self.salience(words_RT, lengths_R), n_each)
+            scores_RT = self.salience(words_RT, lengths_R)
         else:
             inside_RT = torch.arange(longest, device=ids_RT.device) < lengths_R.unsqueeze(1)
             scores_RT = self.token_weight_V[words_RT].masked_fill(~inside_RT, -torch.inf)
@@ -160,7 +142,6 @@ class MemoryTable(nn.Module):
         best_RM = scores_RT.argsort(dim=1, descending=True, stable=True)[:, :n_table]
         empty_RM = scores_RT.gather(1, best_RM).isneginf()
         # Memory tokens that carry nothing stand after those that do.
-        best_RM = best_RM * n_each
         place_RM = torch.where(empty_RM, longest, best_RM)
         ranks_RM = place_RM.argsort(dim=1, stable=True).argsort(dim=1)
         at_RM = torch.where(empty_RM, 0, best_RM + BEFORE_TEXT)
@@ -170,53 +151,3 @@ class MemoryTable(nn.Module):
             ranks_RM = torch.cat([ranks_RM, rest.expand(len(at_RM), -1)], dim=1)
             at_RM = torch.nn.functional.pad(at_RM, (0, n_missing))
         return Anchors(at_RM[:, :n_memory], ranks_RM[:, :n_memory])
-
-    def carried_by(self, role: Role) -> int:
-        """Tokens that each anchored memory token carries under a role."""
-        return 1 if role == "reasoner" else self.carried
-
-    def carry(self, embedded_RTD: Tensor, text_lengths_R: Tensor, at_RM: Tensor, n: int) -> Tensor:
-        """(R, M, D) faded sums of the embeddings of `n` tokens from `at_RM` on, zero for none.
-
-        Args:
-            embedded_RTD: (R, T, D) embeddings of texts as in `TextBatch`.
-            text_lengths_R: (R,) positions before the memory tokens.
-            at_RM: (R, M) first positions, 0 for none.
-            n: Tokens each; those after the end of the text are left out.
-        """
-        width = embedded_RTD.shape[2]
-        last_R1 = (text_lengths_R - 2).unsqueeze(1)
-        carried_RMD = torch.zeros_like(embedded_RTD[:, :1])
-        for offset in range(n):
-            position_RM = at_RM + offset
-            there_RM = (at_RM > 0) & (position_RM <= last_R1)
-            index_RM = torch.where(there_RM, position_RM, 0)
-            picked_RMD = embedded_RTD.gather(1, index_RM.unsqueeze(-1).expand(-1, -1, width))
-            weight_RM = there_RM.to(embedded_RTD.dtype) * FADING**offset
-            carried_RMD = carried_RMD + picked_RMD * weight_RM.unsqueeze(-1)
-        return carried_RMD
-
-
-def stretch_scores(scores_RT: Tensor, n_each: int) -> Tensor:
-    """(R, ceil(T / n)) sums of scores over stretches of `n_each` tokens.
-
-    Args:
-        scores_RT: (R, T) scores, minus infinity at padding.
-        n_each: Tokens of a stretch (n).
-
-    Returns:
-        Minus infinity where a stretch is padding alone; a last one that is short has the mean of
-        its tokens in place of those it lacks.
-    """
-    if n_each == 1:
-        return scores_RT
-    missing = -scores_RT.shape[1] % n_each
-    padded_RT = torch.nn.functional.pad(scores_RT, (0, missing), value=-torch.inf)
-    parts_RSN = padded_RT.view(padded_RT.shape[0], -1, n_each)
-    there_RSN = ~parts_RSN.isneginf()
-    filled_RSN = parts_RSN.masked_fill(~there_RSN, 0.0)
-    total_RS = filled_RSN[..., 0]
-    for at in range(1, n_each):
-        total_RS = total_RS + filled_RSN[..., at]
-    n_RS = there_RSN.sum(-1)
-    return torch.where(n_RS > 0, total_RS / n_RS.clamp(min=1) * n_each, -torch.inf)

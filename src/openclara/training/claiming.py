@@ -54,9 +54,8 @@ def inherit(recipe: RunConfig, parent: Checkpoint | None) -> RunConfig:
                 f"model.{name} is {getattr(recipe.model, name)!r}, but {recipe.init_from} was "
                 f"trained with {inherited[name]!r}; leave it out, or start without init_from"
             )
-    for name in ("default_n_memory", "carried"):
-        if name not in recipe.model.model_fields_set:
-            inherited[name] = getattr(card, name)
+    if "default_n_memory" not in recipe.model.model_fields_set:
+        inherited["default_n_memory"] = card.default_n_memory
     model: ModelConfig = recipe.model.model_copy(update=inherited)
     return recipe.model_copy(update={"model": model})
 

@@ -110,7 +110,6 @@ def train(
     vocabulary_VD = lm.get_input_embeddings().weight
     if parent is not None:
         memory = memory_table(parent, vocabulary_VD)
-        memory.carried = recipe.model.carried
     else:
         memory = new_memory(recipe, tokenizer, vocabulary_VD, examples, processes)
     model = build_model(recipe, lm, memory, parent, fused=processes.zero_stage < 3)
@@ -218,7 +217,6 @@ def _finish(
         rank=recipe.model.rank,
         alpha=recipe.model.alpha,
         memory=recipe.model.memory,
-        carried=recipe.model.carried,
         score=recipe.model.score,
         query_n_memory=recipe.model.query_n_memory,
         latent_gain=recipe.model.latent_gain,

@@ -39,12 +39,7 @@ def new_memory(
     """
     n_vocabulary, width = vocabulary_VD.shape
     anchored = recipe.model.memory == "anchored"
-    memory = MemoryTable(
-        recipe.model.n_memory,
-        width,
-        n_vocabulary=n_vocabulary if anchored else 0,
-        carried=recipe.model.carried,
-    )
+    memory = MemoryTable(recipe.model.n_memory, width, n_vocabulary=n_vocabulary if anchored else 0)
     memory.initialise(vocabulary_VD, recipe.runtime.seed)
     if not anchored:
         return memory
