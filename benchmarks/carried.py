@@ -3,8 +3,8 @@
     python benchmarks/carried.py --n-memory 16 64
 
 For each question on one passage: whether an accepted answer stands among the tokens that the memory
-tokens carry, whether the answer from the latents holds an accepted one, and, as the most that a
-reader of this size reaches, whether the answer of the same generator from the full text does.
+tokens carry, whether the answer from the latents holds an accepted one, and whether that of the same
+generator from the full text does.
 Prints counts as JSON. Right is what `openclara demo` calls right.
 """
 
@@ -20,6 +20,7 @@ from picks import carried_tokens
 from openclara import Clara
 from openclara.cli.demo import holds
 from openclara.corpus import passages, questions
+from openclara.data.records import framed
 from openclara.model.generator import Decoding
 
 if TYPE_CHECKING:
@@ -81,8 +82,8 @@ def answered(
 
 
 def is_carried(clara: Clara, asked: CorpusQuestion, document: Document, n_memory: int) -> bool:
-    """Whether all tokens of an accepted answer are carried side by side."""
-    text = f"{document.title}\n{document.text}"
+    """Whether the tokens of an accepted answer follow one another among those carried."""
+    text = framed(document.title, document.text)
     ids, *answers = clara.tokenizer.encode([text, *(f" {answer}" for answer in asked.answers)])
     carried = carried_tokens(clara, ids, n_memory)
     return any(
