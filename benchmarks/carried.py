@@ -3,9 +3,9 @@
     python benchmarks/carried.py --n-memory 16 64
 
 For each question on one passage: whether an accepted answer stands among the tokens that the memory
-tokens carry, whether the answer from the latents holds an accepted one, and whether that of the same
-generator from the full text does.
-Prints counts as JSON. Right is what `openclara demo` calls right.
+tokens carry, whether the answer from the latents holds an accepted one, and whether that of the
+same generator from the full text does. Prints counts as JSON. Right is what `openclara demo` calls
+right.
 """
 
 from __future__ import annotations
