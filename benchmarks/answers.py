@@ -45,7 +45,7 @@ def main() -> None:
     predictions: dict[str, list[str]] = {}
     for name, how in systems.items():
         started = time.perf_counter()
-        texts, prompt_tokens = _answers(clara, records, **how)
+        texts, prompt_tokens = answered(clara, records, **how)
         predictions[name] = texts
         rows[name] = _score(records, texts) | {
             "prompt_tokens": sum(prompt_tokens) / len(prompt_tokens),
@@ -87,7 +87,7 @@ def _documents(record: Record) -> list[Document]:
     return [Document(id=str(i), text=p.text, title=p.title) for i, p in enumerate(gold)]
 
 
-def _answers(
+def answered(
     clara: Clara,
     records: list[Record],
     *,

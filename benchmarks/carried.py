@@ -14,22 +14,19 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
+from answers import answered
 from machine import machine
 from picks import carried_tokens
 
 from openclara import Clara
 from openclara.cli.demo import holds
 from openclara.corpus import passages, questions
-from openclara.data.records import framed
-from openclara.model.generator import Decoding
+from openclara.data.records import Pair, Passage, Record
 
 if TYPE_CHECKING:
     from openclara import Document
     from openclara.corpus import CorpusQuestion
     from openclara.types import Context
-
-BATCH = 16
-MAX_NEW_TOKENS = 24
 
 
 def main() -> None:
@@ -40,11 +37,13 @@ def main() -> None:
     options = parser.parse_args()
     clara = Clara.load(options.model)
     documents = {document.id: document for document in passages()}
-    asked = [(one, documents[one.passages[0]]) for one in questions() if len(one.passages) == 1]
+    asked = [
+        record(one, documents[one.passages[0]]) for one in questions() if len(one.passages) == 1
+    ]
     rates = {}
     for n_memory in options.n_memory:
-        right = answered(clara, asked, "latents", n_memory)
-        carried = [is_carried(clara, one, document, n_memory) for one, document in asked]
+        right = right_ones(clara, asked, n_memory=n_memory)
+        carried = [is_carried(clara, one, n_memory) for one in asked]
         both = list(zip(carried, right, strict=True))
         rates[n_memory] = {
             "carried": sum(carried),
@@ -52,43 +51,37 @@ def main() -> None:
             "right of carried": sum(c and r for c, r in both),
             "right of not carried": sum(r and not c for c, r in both),
         }
-    text = sum(answered(clara, asked, "text", None))
+    text = sum(right_ones(clara, asked, context="text"))
     result = {"machine": machine(), "model": options.model, "n": len(asked), "rates": rates}
     print(json.dumps({**result, "right from the full text": text}, indent=2))
 
 
-def answered(
+def record(asked: CorpusQuestion, passage: Document) -> Record:
+    """A bundled question on one passage as the records of other files are."""
+    gold = Passage(passage.text, passage.title, gold=True)
+    return Record(asked.id, (gold,), (Pair(asked.question, tuple(asked.answers)),))
+
+
+def right_ones(
     clara: Clara,
-    asked: list[tuple[CorpusQuestion, Document]],
-    context: Context,
-    n_memory: int | None,
+    asked: list[Record],
+    *,
+    context: Context = "latents",
+    n_memory: int | None = None,
 ) -> list[bool]:
     """Whether each answer holds an accepted one."""
-    right = []
-    for first in range(0, len(asked), BATCH):
-        batch = asked[first : first + BATCH]
-        hits = [
-            clara.read([document], n_memory=n_memory, with_latents=context == "latents")
-            for _, document in batch
-        ]
-        answers = clara.answer(
-            [one.question for one, _ in batch],
-            hits,
-            context=context,
-            decoding=Decoding(max_new_tokens=MAX_NEW_TOKENS),
-        )
-        right += [holds(a.text, one.answers) for a, (one, _) in zip(answers, batch, strict=True)]
-    return right
+    texts, _ = answered(clara, asked, context=context, n_memory=n_memory)
+    return [holds(text, one.pairs[0].answers) for text, one in zip(texts, asked, strict=True)]
 
 
-def is_carried(clara: Clara, asked: CorpusQuestion, document: Document, n_memory: int) -> bool:
+def is_carried(clara: Clara, asked: Record, n_memory: int) -> bool:
     """Whether the tokens of an accepted answer follow one another among those carried."""
-    text = framed(document.title, document.text)
-    ids, *answers = clara.tokenizer.encode([text, *(f" {answer}" for answer in asked.answers)])
+    answers = [f" {answer}" for answer in asked.pairs[0].answers]
+    ids, *wanted = clara.tokenizer.encode([asked.passages[0].full_text, *answers])
     carried = carried_tokens(clara, ids, n_memory)
     return any(
         carried[at : at + len(answer)] == answer
-        for answer in answers
+        for answer in wanted
         for at in range(len(carried) - len(answer) + 1)
     )
 
