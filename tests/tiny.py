@@ -14,7 +14,6 @@ from openclara.model.checkpoint import Card, Checkpoint, save_checkpoint
 from openclara.model.clara import ClaraModel
 from openclara.model.memory import MemoryTable
 from openclara.model.merged import MergedRoles
-from openclara.model.salience import DECAYS, OFFSETS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -119,9 +118,14 @@ def anchored_memory(
     table = MemoryTable(n_memory, width, n_vocabulary=n_vocabulary)
     table.initialise(vocabulary_VD, seed=2)
     table.count(torch.randint(0, 50, (n_vocabulary,), generator=generator))
-    table.salience.around_VK.copy_(torch.randn(n_vocabulary, OFFSETS, generator=generator))
-    table.salience.lead_L.copy_(torch.randn(len(DECAYS), generator=generator))
-    table.salience.mark_line_ends(line_ends)
+    salience = table.salience
+    for name, tensor in salience.state_dict().items():
+        if tensor.is_floating_point():
+            wide = 1.0 if name == "rows_VC" else 0.3
+            tensor.copy_(wide * torch.randn(tensor.shape, generator=generator))
+    # Every third token goes on with the word before.
+    letters = ["a" if token % 3 == 1 else " a" for token in range(n_vocabulary)]
+    salience.spell(["\n" if token in line_ends else word for token, word in enumerate(letters)])
     return table
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -18,12 +19,13 @@ from openclara.model.checkpoint import load_checkpoint, memory_table, save_check
 from openclara.model.memory import MemoryTable
 from openclara.model.places import ARC, LENGTH, PLACE, in_text_order, write_places
 from openclara.model.salience import (
+    CHANNELS,
     DECAYS,
+    HEADS,
     LONGEST_TITLE,
-    REACH,
-    SPREAD,
-    SPREAD_WEIGHT,
+    WINDOWS,
     Salience,
+    seen_before,
 )
 
 LINE_END = 7
@@ -46,25 +48,56 @@ def encode(model, texts, n_memory=N_MEMORY, role="compressor"):
 
 
 def salience_by_hand(text, salience):
-    """Scores token by token, as the class describes them."""
-    table, lead = salience.around_VK.tolist(), salience.lead_L.tolist()
-    alone = []
-    for at in range(len(text)):
-        score = sum(
-            table[text[near]][near - at + REACH]
-            for near in range(at - REACH, at + REACH + 1)
-            if 0 <= near < len(text)
-        )
-        for part, decay in zip(lead, DECAYS, strict=True):
-            score += part * math.exp(-at / decay)
-        alone.append(score)
-    spread = []
-    for at, own in enumerate(alone):
-        near = alone[max(0, at - SPREAD) : at + SPREAD + 1]
-        spread.append(own + SPREAD_WEIGHT * sum(near) / len(near))
+    """Scores token by token, as the classes describe them, in numpy."""
+    weights = {name: one.double().numpy() for name, one in salience.state_dict().items()}
+    logits = logits_by_hand(text, weights)
+    words = np.cumsum([weights["begins_word_V"][token] for token in text])
+    scores = [max(logits[words == word]) for word in words]
     if LINE_END in text[:LONGEST_TITLE]:
-        spread = [score + 1e4 * (at < text.index(LINE_END)) for at, score in enumerate(spread)]
-    return spread
+        scores = [score + 1e4 * (at < text.index(LINE_END)) for at, score in enumerate(scores)]
+    return scores
+
+
+def logits_by_hand(text, weights):
+    """The network position by position: sums over what stands beside, softmax over all."""
+    if not text:
+        return np.zeros(0)
+    of = {name.removeprefix("network."): one for name, one in weights.items()}
+
+    def linear(name, given):
+        return of[f"{name}.weight"] @ given + of[f"{name}.bias"]
+
+    def normed(name, given):
+        centred = given - given.mean()
+        unit = centred / math.sqrt((centred**2).mean() + 1e-5)
+        return unit * of[f"{name}.weight"] + of[f"{name}.bias"]
+
+    def gelu(given):
+        return np.array([0.5 * x * (1 + math.erf(x / math.sqrt(2))) for x in given])
+
+    places = range(len(text))
+    states = []
+    for at, token in enumerate(text):
+        lead = sum(math.exp(-at / far) * of["lead_LC"][i] for i, far in enumerate(DECAYS))
+        states.append(of["rows_VC"][token] + (token in text[:at]) * of["seen_C"] + lead)
+    for block, (n, apart) in enumerate(WINDOWS):
+        before = [normed(f"norms.{block}", state) for state in states]
+        nothing = np.zeros(CHANNELS)
+        for at in places:
+            near = [at + apart * (k - n // 2) for k in range(n)]
+            beside = [before[k] if 0 <= k < len(text) else nothing for k in near]
+            states[at] = states[at] + gelu(linear(f"windows.{block}", np.concatenate(beside)))
+        if block == 0:
+            parts = [linear("attention_in", normed("attention_norm", one)) for one in states]
+            query, key, value = np.split(np.array(parts), 3, axis=1)
+            found = np.zeros((len(text), CHANNELS))
+            size = CHANNELS // HEADS
+            for head in range(HEADS):
+                own = slice(head * size, (head + 1) * size)
+                likeness = np.exp(query[:, own] @ key[:, own].T / math.sqrt(size))
+                found[:, own] = likeness / likeness.sum(1, keepdims=True) @ value[:, own]
+            states = [states[at] + linear("attention_out", found[at]) for at in places]
+    return np.array([linear("logit", state)[0] for state in states])
 
 
 def picked_by_hand(scores, n_memory):
@@ -87,7 +120,7 @@ def test_salience_against_a_loop(model):
     ids_RT = torch.tensor([text + [LINE_END] * (longest - len(text)) for text in TEXTS])
     scores_RT = salience(ids_RT, torch.tensor([len(text) for text in TEXTS]))
     for text, scores_T in zip(TEXTS, scores_RT, strict=True):
-        expected = torch.tensor(salience_by_hand(text, salience))
+        expected = torch.tensor(salience_by_hand(text, salience), dtype=torch.float32)
         torch.testing.assert_close(scores_T[: len(text)], expected, rtol=1e-4, atol=1e-3)
         assert scores_T[len(text) :].isneginf().all()
         alone = salience(torch.tensor([text], dtype=torch.long), torch.tensor([len(text)]))[0]
@@ -179,8 +212,24 @@ def test_a_title_is_carried_first(model):
     assert set(found[:2]) == {2, 3}
     late = [*range(40, 40 + LONGEST_TITLE), LINE_END, 50]
     salience = Salience(100)
-    salience.mark_line_ends([LINE_END])
+    salience.spell(["\n" if token == LINE_END else " a" for token in range(100)])
     assert salience(torch.tensor([late]), torch.tensor([len(late)])).unique().tolist() == [0.0]
+
+
+def test_the_tokens_of_a_word_are_carried_together(model):
+    """Whichever of them is salient; and of words that are equal in that, the first comes first."""
+    text = [20, 22, 24, 25, 28, 31, 30]
+    salience = model.memory.salience
+    scores = salience(torch.tensor([text]), torch.tensor([len(text)]))[0].tolist()
+    assert scores[2] == scores[3] == scores[4] == scores[5]
+    assert len(set(scores)) == 3
+    assert max(salience_by_hand(text, salience)[2:6]) == pytest.approx(scores[2], abs=1e-4)
+
+
+@given(st.lists(st.lists(st.integers(0, 5), min_size=7, max_size=7), min_size=1, max_size=4))
+def test_seen_before(texts):
+    expected = [[token in text[:at] for at, token in enumerate(text)] for text in texts]
+    assert seen_before(torch.tensor(texts)).tolist() == expected
 
 
 def test_rare_tokens_weigh_more():
@@ -209,9 +258,10 @@ def test_what_is_carried_is_kept_exactly_on_disk(tiny_base, tiny_model, tmp_path
     assert load_checkpoint(tmp_path).fingerprint() == stored.fingerprint()
     other = replace(stored, salience=anchored_memory(words, seed=9).salience.state_dict())
     assert other.fingerprint() != stored.fingerprint() != given.fingerprint()
-    save_checkpoint(tmp_path, replace(stored, salience={}))
-    with pytest.raises(FormatError, match=r"by an earlier version.*train it anew"):
-        load_checkpoint(tmp_path)
+    for earlier in ({}, {"around_VK": torch.zeros(3, 5)}):
+        save_checkpoint(tmp_path, replace(stored, salience=earlier))
+        with pytest.raises(FormatError, match=r"by an earlier version.*train it anew"):
+            load_checkpoint(tmp_path)
 
 
 def test_prompts_take_the_latents_in_the_order_of_the_text(model, tiny_base):

@@ -75,6 +75,7 @@ def carry_out(config: "RunConfig", *, say: Callable[[str], None] = render.result
     with signals() as received, _Display(config) as display:
         folder = train(
             config,
+            on_fit=display.fitted,
             on_start=display.started,
             on_step=display.stepped,
             stop=lambda: bool(received),
@@ -210,6 +211,13 @@ class _Display:
 
     def __exit__(self, *error: Any) -> None:
         self._bar.__exit__(*error)
+
+    def fitted(self, done: int, total: int) -> None:
+        """Say how far the fit before the first step is."""
+        details = f"learning what memory carries, epoch {done} of {total}"
+        self._steps.at(0, details)
+        if not self._steps.shown:
+            render.note(details)
 
     def started(self, config: "RunConfig", examples: "Examples") -> None:
         """Say what is trained on, and where."""

@@ -124,7 +124,7 @@ def _flat(checkpoint: Checkpoint) -> dict[str, Tensor]:
     flat = {name: tensor.bfloat16() for name, tensor in flat.items()}
     # Not rounded: most rare tokens would tie, and other tokens be anchors than in training.
     flat["token_weight"] = checkpoint.token_weight.float()
-    flat |= {f"salience.{name}": tensor.float() for name, tensor in checkpoint.salience.items()}
+    flat |= {f"salience.{name}": tensor for name, tensor in checkpoint.salience.items()}
     return {name: flat[name].detach().cpu().contiguous() for name in sorted(flat)}
 
 
@@ -199,7 +199,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     card = Card(**{f.name: manifest[f.name] for f in known if f.name in manifest})
     own = [name for name in tensors if name.startswith("salience.")]
     salience = {name.removeprefix("salience."): tensors[name] for name in own}
-    if card.memory == "anchored" and not salience:
+    if card.memory == "anchored" and "rows_VC" not in salience:
         raise FormatError(
             f"{folder} was trained by an earlier version, whose memory tokens carried other tokens "
             "of a text; train it anew"

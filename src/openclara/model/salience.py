@@ -1,6 +1,6 @@
-"""Which tokens of a text are worth carrying: a linear score of each token and its neighbours.
+"""Which tokens of a text are worth carrying: a small network over the base's input embeddings.
 
-Legend: R texts, T positions, K offsets, V vocabulary, L decays.
+Legend: R texts, T positions, C channels, V vocabulary, L decays, H heads.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch.func import functional_call
+from torch.nn.functional import dropout, gelu, pad, scaled_dot_product_attention
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,99 +21,170 @@ TITLE_BONUS = 1e4
 """Added to the tokens of a title, which thereby come first: questions name what a passage is about
 by it, and without it a reader does not know of whom the rest speaks."""
 
-REACH = 2
-"""Tokens to either side that say how salient the one between them is."""
-OFFSETS = 2 * REACH + 1
-
 DECAYS = (8.0, 32.0, 128.0)
-"""Tokens from the start of a text after which salience of a place has fallen to 1/e."""
+"""Tokens from the start of a text after which what a place counts has fallen to 1/e."""
 
-SPREAD = 3
-"""Tokens to either side that gain from a salient one: a name alone, without its words, says
-little to a reader."""
-SPREAD_WEIGHT = 4.0
-"""What the mean over them counts beside the token's own score; by hand on training questions."""
+CHANNELS = 64
+HEADS = 4
+WINDOWS = ((7, 1), (5, 1), (5, 2))
+"""Tokens that each convolution sees, and how far these are apart."""
+
+
+class SalienceNetwork(nn.Module):
+    """Logits of tokens: how likely each stands in the answer to a question about its text.
+
+    Residual blocks of layer norm and convolution, with one of attention over the whole text after
+    the first: what a passage is about shows only in all of it. A token that occurred before is
+    marked as such. Far too small to read, large enough to tell names, numbers and dates, and
+    which of them a text is about (`docs/experiments.md`).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen_C = nn.Parameter(torch.zeros(CHANNELS))
+        self.lead_LC = nn.Parameter(torch.zeros(len(DECAYS), CHANNELS))
+        self.norms = nn.ModuleList(nn.LayerNorm(CHANNELS) for _ in WINDOWS)
+        self.windows = nn.ModuleList(nn.Linear(n * CHANNELS, CHANNELS) for n, _ in WINDOWS)
+        self.attention_norm = nn.LayerNorm(CHANNELS)
+        self.attention_in = nn.Linear(CHANNELS, 3 * CHANNELS)
+        self.attention_out = nn.Linear(CHANNELS, CHANNELS)
+        self.logit = nn.Linear(CHANNELS, 1)
+
+    def forward(
+        self, rows_RTC: Tensor, seen_RT: Tensor, inside_RT: Tensor, *, drop: float = 0.0
+    ) -> Tensor:
+        """(R, T) logits.
+
+        Args:
+            rows_RTC: (R, T, C) what stands for the tokens.
+            seen_RT: (R, T) whether the same token stands before.
+            inside_RT: (R, T) false at padding, which changes nothing elsewhere.
+            drop: Part of the channels dropped, in fitting.
+        """
+        inside_RT1 = inside_RT.unsqueeze(-1)
+        decays_TL = torch.exp(
+            -torch.arange(rows_RTC.shape[1], device=rows_RTC.device).unsqueeze(1)
+            / torch.tensor(DECAYS, device=rows_RTC.device)
+        )
+        states_RTC = rows_RTC + seen_RT.unsqueeze(-1) * self.seen_C
+        states_RTC = states_RTC + decays_TL.to(rows_RTC.dtype) @ self.lead_LC
+        states_RTC = dropout(states_RTC, drop, training=drop > 0)
+        for at, (norm, window) in enumerate(zip(self.norms, self.windows, strict=True)):
+            n, apart = WINDOWS[at]
+            near_RTK = _beside(norm(states_RTC) * inside_RT1, n, apart)
+            states_RTC = states_RTC + dropout(gelu(window(near_RTK)), drop, training=drop > 0)
+            if at == 0:
+                states_RTC = states_RTC + self._attended(states_RTC, inside_RT)
+        logits_RT: Tensor = self.logit(states_RTC).squeeze(-1)
+        return logits_RT
+
+    def _attended(self, states_RTC: Tensor, inside_RT: Tensor) -> Tensor:
+        """(R, T, C) what attention finds; a text sees all of itself."""
+        n_texts, n = inside_RT.shape
+        parts = self.attention_in(self.attention_norm(states_RTC)).chunk(3, dim=-1)
+        query, key, value = (
+            part.view(n_texts, n, HEADS, CHANNELS // HEADS).transpose(1, 2) for part in parts
+        )
+        # A text without tokens looks at its padding: no row may look at nothing.
+        seen_R11T = (inside_RT | ~inside_RT.any(1, keepdim=True)).view(n_texts, 1, 1, n)
+        found_RHTC = scaled_dot_product_attention(query, key, value, attn_mask=seen_R11T)
+        found: Tensor = self.attention_out(found_RHTC.transpose(1, 2).flatten(2))
+        return found
 
 
 class Salience(nn.Module):
     """Scores of tokens, higher for those that questions and answers are about.
 
-    The score of the token at `t` is `Σ_k around[id(t + k), k] + Σ_l lead_l exp(-t / decay_l)`, plus
-    `SPREAD_WEIGHT` times the mean of that over the tokens from `t - SPREAD` to `t + SPREAD`; a
-    title comes before all else. The rows are fitted once (`openclara.training.salience`) and never
-    change afterwards.
+    The score of a token is the highest logit (`SalienceNetwork`) of the tokens of its word, as half
+    a name says little to a reader; a title comes before all else. Fitted once
+    (`openclara.training.salience`), never trained afterwards.
 
     Args:
         n_vocabulary: Size of the base's vocabulary (V).
     """
 
-    around_VK: Tensor
-    lead_L: Tensor
+    rows_VC: Tensor
     ends_line_V: Tensor
+    begins_word_V: Tensor
 
     def __init__(self, n_vocabulary: int) -> None:
         super().__init__()
-        self.register_buffer("around_VK", torch.zeros(n_vocabulary, OFFSETS))
-        self.register_buffer("lead_L", torch.zeros(len(DECAYS)))
-        self.register_buffer("ends_line_V", torch.zeros(n_vocabulary))
+        self.register_buffer("rows_VC", torch.zeros(n_vocabulary, CHANNELS, dtype=torch.bfloat16))
+        self.register_buffer("ends_line_V", torch.zeros(n_vocabulary, dtype=torch.bool))
+        self.register_buffer("begins_word_V", torch.ones(n_vocabulary, dtype=torch.bool))
+        with torch.device("meta"):
+            network = SalienceNetwork()
+        self.network = _without_parameters(network)
 
-    def mark_line_ends(self, tokens: Sequence[int]) -> None:
-        """Say which tokens end a line, and thereby a title."""
-        self.ends_line_V[list(tokens)] = 1.0
+    def spell(self, words: Sequence[str]) -> None:
+        """Take from the V tokens as text which begin a word, and which end a line."""
+        for token, word in enumerate(words):
+            self.ends_line_V[token] = "\n" in word
+            self.begins_word_V[token] = not word[:1].isalnum()
 
     def forward(self, ids_RT: Tensor, lengths_R: Tensor) -> Tensor:
-        """Scores of all tokens, with what they gain from their neighbours.
+        """Scores of all tokens.
 
         Args:
             ids_RT: (R, T) tokens of texts, padded on the right with any token.
             lengths_R: (R,) tokens of each.
 
         Returns:
-            (R, T) float32 scores, minus infinity at padding. A row is the same to the bit
-            whatever it is batched with.
+            (R, T) float32 scores, minus infinity at padding.
         """
         inside_RT = torch.arange(ids_RT.shape[1], device=ids_RT.device) < lengths_R.unsqueeze(1)
-        own_RT = self.alone(ids_RT, inside_RT)
-        near_RT = _windows(own_RT, SPREAD) / _windows(inside_RT.float(), SPREAD).clamp(min=1)
-        scores_RT = own_RT + SPREAD_WEIGHT * near_RT + TITLE_BONUS * self._titles(ids_RT, inside_RT)
+        scores_RT = self._of_words(self.alone(ids_RT, inside_RT), ids_RT)
+        scores_RT = scores_RT + TITLE_BONUS * self._titles(ids_RT, inside_RT)
         return scores_RT.masked_fill(~inside_RT, -torch.inf)
+
+    def alone(self, ids_RT: Tensor, inside_RT: Tensor) -> Tensor:
+        """(R, T) float32 logits of tokens by themselves, minus infinity at padding.
+
+        Computed in float64, whatever else is computed in: in what order sums are taken depends on
+        what a text is batched with, and the order of two tokens must not. Under autocast float64
+        stays what it is.
+        """
+        # Metal has no float64.
+        place = torch.device("cpu") if ids_RT.device.type == "mps" else ids_RT.device
+        weights = {name: one.to(place).double() for name, one in self.network.named_buffers()}
+        rows_RTC = self.rows_VC[ids_RT].to(place).double()
+        seen_RT, inside = seen_before(ids_RT).to(place), inside_RT.to(place)
+        logits_RT: Tensor = functional_call(self.network, weights, (rows_RTC, seen_RT, inside))
+        return logits_RT.float().to(ids_RT.device).masked_fill(~inside_RT, -torch.inf)
+
+    def _of_words(self, logits_RT: Tensor, ids_RT: Tensor) -> Tensor:
+        """(R, T) the highest logit of the word that each token belongs to."""
+        word_RT = self.begins_word_V[ids_RT].long().cumsum(1)
+        none_RT = torch.full((len(word_RT), word_RT.shape[1] + 1), -torch.inf).to(logits_RT)
+        best_RW = none_RT.scatter_reduce(1, word_RT, logits_RT, "amax")
+        return best_RW.gather(1, word_RT)
 
     def _titles(self, ids_RT: Tensor, inside_RT: Tensor) -> Tensor:
         """(R, T) 1 at the tokens before the first end of a line, if it comes soon; 0 elsewhere."""
-        passed_RT = (self.ends_line_V[ids_RT] * inside_RT).cumsum(1) > 0
+        passed_RT = (self.ends_line_V[ids_RT] & inside_RT).cumsum(1) > 0
         soon_R = passed_RT[:, :LONGEST_TITLE].any(1)
         return (~passed_RT & soon_R.unsqueeze(1)).float()
 
-    def alone(self, ids_RT: Tensor, inside_RT: Tensor) -> Tensor:
-        """(R, T) scores of tokens by themselves, 0 where `inside_RT` is false."""
-        decays_TL = decays(ids_RT.shape[1]).to(self.lead_L.device)
-        lead_T = _added([decays_TL[:, at] * self.lead_L[at] for at in range(len(DECAYS))])
-        return (around(self.around_VK, ids_RT, inside_RT) + lead_T) * inside_RT
+
+def seen_before(ids_RT: Tensor) -> Tensor:
+    """(R, T) whether the same token stands before, in the same text."""
+    order_RT = ids_RT.argsort(dim=1, stable=True)
+    sorted_RT = ids_RT.gather(1, order_RT)
+    again_RT = pad(sorted_RT[:, 1:] == sorted_RT[:, :-1], (1, 0))
+    return torch.zeros_like(again_RT).scatter(1, order_RT, again_RT)
 
 
-def around(around_VK: Tensor, ids_RT: Tensor, inside_RT: Tensor) -> Tensor:
-    """(R, T) sums of what the tokens near each position add to it."""
-    parts_RTK = around_VK[ids_RT] * inside_RT.unsqueeze(-1)
-    padded_RTK = pad(parts_RTK, (0, 0, REACH, REACH))
-    n = ids_RT.shape[1]
-    return _added([padded_RTK[:, k : k + n, k] for k in range(OFFSETS)])
+def _without_parameters(network: nn.Module) -> nn.Module:
+    """The network with buffers of zeros: no optimizer finds them, and nothing shards them."""
+    for module in network.modules():
+        for name, one in list(module.named_parameters(recurse=False)):
+            delattr(module, name)
+            module.register_buffer(name, torch.zeros(one.shape))
+    return network
 
 
-def decays(n: int) -> Tensor:
-    """(n, L) how near the start of a text each position is."""
-    return torch.exp(-torch.arange(n).unsqueeze(1) / torch.tensor(DECAYS))
-
-
-def _windows(values_RT: Tensor, reach: int) -> Tensor:
-    """(R, T) sums over the positions at most `reach` away."""
-    n = values_RT.shape[1]
-    padded_RT = pad(values_RT, (reach, reach))
-    return _added([padded_RT[:, at : at + n] for at in range(2 * reach + 1)])
-
-
-def _added(parts: Sequence[Tensor]) -> Tensor:
-    """Their sum, term by term: torch's own order of summing changes with the shape."""
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total
+def _beside(states_RTC: Tensor, n: int, apart: int) -> Tensor:
+    """(R, T, n * C) the `n` states around each position, `apart` from one another."""
+    reach, length = n // 2 * apart, states_RTC.shape[1]
+    padded_RTC = pad(states_RTC, (0, 0, reach, reach))
+    return torch.cat([padded_RTC[:, at : at + length] for at in range(0, 2 * reach + 1, apart)], -1)

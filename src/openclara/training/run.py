@@ -59,6 +59,7 @@ __all__ = ["POSITION", "build_model", "train"]
 def train(
     recipe: RunConfig,
     *,
+    on_fit: Callable[[int, int], None] = lambda done, total: None,
     on_start: Callable[[RunConfig, Examples], None] = lambda recipe, examples: None,
     on_step: Callable[[Progress], None] = lambda progress: None,
     stop: Callable[[], bool] = lambda: False,
@@ -67,6 +68,8 @@ def train(
 
     Args:
         recipe: What to train.
+        on_fit: Called with the epochs done and all there are, where it is first fitted which tokens
+            anchored memory carries.
         on_start: Called once with the resolved recipe and its data.
         on_step: Called after every optimizer step, for a progress bar.
         stop: Asked before every step; when true the run is saved and left, to be resumed.
@@ -111,7 +114,7 @@ def train(
     if parent is not None:
         memory = memory_table(parent, vocabulary_VD)
     else:
-        memory = new_memory(recipe, tokenizer, vocabulary_VD, examples, processes)
+        memory = new_memory(recipe, tokenizer, vocabulary_VD, examples, processes, on_fit=on_fit)
     model = build_model(recipe, lm, memory, parent, fused=processes.zero_stage < 3)
     roles: Any = model.roles
     history = [] if parent is None else parent.card.training

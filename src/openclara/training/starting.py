@@ -14,6 +14,8 @@ from openclara.training.examples import count_tokens, load_examples
 from openclara.training.salience import fit_salience
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from openclara.config import RunConfig
@@ -31,6 +33,8 @@ def new_memory(
     vocabulary_VD: Tensor,
     examples: Examples,
     processes: Processes,
+    *,
+    on_fit: Callable[[int, int], None],
 ) -> MemoryTable:
     """A memory table that was never trained, with what anchors need where they are wanted.
 
@@ -55,6 +59,7 @@ def new_memory(
             vocabulary_VD,
             memory.token_weight_V,
             seed=recipe.runtime.seed,
+            on_epoch=on_fit,
         )
         unfinished = path.with_suffix(".part")
         save_file(fitted.state_dict(), unfinished)
