@@ -153,7 +153,7 @@ def _labels(
 def _rarity(examples: Sequence[Example], weight_V: Tensor) -> list[Labelled]:
     """Documents whose tokens are labelled by how rare they are: no question says more."""
     texts = {tuple(text): None for example in examples for text in example.texts if text}
-    return [(text, weight_V[list(text)].clamp(max=1.0)) for text in texts]
+    return [(text, weight_V[list(text)]) for text in texts]
 
 
 def _batch(labelled: Sequence[Labelled]) -> tuple[Tensor, Tensor, Tensor]:
