@@ -49,6 +49,14 @@ def test_it_asks_for_who_when_where_and_what(question: str, expected: str) -> No
     assert answer(question) == expected
 
 
+def test_a_sentence_that_begins_with_a_comma_is_read_over() -> None:
+    text = (
+        "The Holm Bridge is in Norway. , was opened in 1932. It was designed by Olav Berg in 1940."
+    )
+    asked = carry_out(Task("simple_qa", text, "Holm Bridge")).questions
+    assert not any(question.startswith("Who designed") for question in asked)
+
+
 def test_complex_questions_take_two_sentences_and_have_the_answer_of_one() -> None:
     asked = questions("complex_qa")
     assert "When was the person who won the Holm Prize in 1940 born?" in asked

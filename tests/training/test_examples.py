@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -53,6 +54,17 @@ def texts(examples):
 
 
 LONG = "far too long " * 40
+
+
+def test_what_was_made_here_is_found_where_the_root_has_no_such_file(loaded, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    Path("0.jsonl").write_text(json.dumps(qa("of here")) + "\n")
+    Path("made.jsonl").write_text(json.dumps(qa("made here")) + "\n")
+    assert texts(loaded([qa("of the root")]).training) == [["of the root"]]
+    assert texts(loaded([qa("x")], data={"path": "made.jsonl"}).training) == [["made here"]]
+    with pytest.raises(DataError, match=str(tmp_path / "gone.jsonl")):
+        loaded([qa("x")], data={"path": "gone.jsonl"})
 
 
 def test_records_become_ids(loaded):

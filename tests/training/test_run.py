@@ -28,6 +28,7 @@ KINDS = {
 BASELINES = {
     "text": {"kind": "text", "k": 2},
     "supervised": {"kind": "supervised", "n_candidates": 3, "temperature": 0.5},
+    "read": {"kind": "read", "k": 2},
 }
 COUPLING = {
     f"gradient_{of}_{part}"
@@ -234,6 +235,11 @@ def test_anchored_memory_resumes_and_is_inherited(tiny_base, data, tmp_path):
     inherited = load_checkpoint(train(later))
     assert inherited.card.memory == "anchored"
     assert torch.equal(inherited.token_weight, first.token_weight)
+    read = made(tmp_path / "read", tiny_base, data, "read", later.output, optim={"steps": 1})
+    reader = load_checkpoint(train(read))
+    # Reading leaves stored latents valid.
+    assert reader.fingerprint() == inherited.fingerprint()
+    assert reader.identity() != inherited.identity()
 
 
 # ---- what a run writes and learns ----

@@ -16,6 +16,7 @@ from openclara.config import (
     CompressStage,
     InstructStage,
     JointStage,
+    ReadStage,
     SupervisedStage,
     TextStage,
 )
@@ -34,10 +35,11 @@ COMPRESS = CompressStage(kind="compress")
 INSTRUCT = InstructStage(kind="instruct", k=2)
 # Warm enough that the soft weights do not saturate on random latents.
 JOINT = JointStage(kind="joint", k=2, n_candidates=3, temperature=0.5)
+READ = ReadStage(kind="read", k=2)
 TEXT = TextStage(kind="text", k=2)
 SUPERVISED = SupervisedStage(kind="supervised", n_candidates=3, temperature=0.5)
 STAGES = {"compress": COMPRESS, "instruct": INSTRUCT, "joint": JOINT}
-WITH_BASELINES = {**STAGES, "text": TEXT, "supervised": SUPERVISED}
+WITH_BASELINES = {**STAGES, "read": READ, "text": TEXT, "supervised": SUPERVISED}
 CONTRASTED = {
     "compress, contrasted": CompressStage(kind="compress", contrast=0.5),
     "instruct, contrasted": InstructStage(kind="instruct", k=2, contrast=0.5),
@@ -295,6 +297,15 @@ def module(base, stage, *, checkpointing=False):
     return built.train()
 
 
+def test_reading_is_the_instruct_stage_without_its_compressor(tiny_base):
+    stage = READ.model_copy(update={"max_pairs": 1})
+    with torch.no_grad():
+        read = module(tiny_base, stage)(batch_of(stage))
+        instruct = module(tiny_base, INSTRUCT)(batch_of(INSTRUCT))
+    assert read.total.item() == pytest.approx(instruct.parts["answer"], rel=1e-6)
+    assert read.parts.keys() == {"answer"}
+
+
 @pytest.mark.parametrize("name", ["compress", "instruct"])
 def test_the_loss_is_that_of_transformers_alone(tiny_base, name):
     stage = STAGES[name]
@@ -446,6 +457,7 @@ TRAINED = {
     "compress": ("compressor", "generator", "memory"),
     "instruct": ("compressor", "generator", "memory"),
     "joint": ("reasoner", "generator"),
+    "read": ("generator",),
     "text": ("generator",),
     "supervised": ("reasoner",),
 }
@@ -502,9 +514,10 @@ def test_the_joint_loss_reaches_the_reasoner_through_the_choice_alone(tiny_base)
     assert any(g.abs().max() > 0 for n, g in found.items() if n.startswith("generator"))
 
 
-def test_frozen_candidates_are_compressed_without_dropout(tiny_base):
+@pytest.mark.parametrize("stage", [JOINT, READ], ids=["joint", "read"])
+def test_frozen_documents_are_compressed_without_dropout(tiny_base, stage):
     model = tiny_clara_model(tiny_base, merged=False, dropout=0.5)
-    built = StageModule(model, JOINT).train()
+    built = StageModule(model, stage).train()
     seen = []
     encode = model.encode
 
@@ -515,10 +528,10 @@ def test_frozen_candidates_are_compressed_without_dropout(tiny_base):
 
     model.encode = spy
     for _ in range(2):
-        built(batch_of(JOINT))
+        built(batch_of(stage))
     documents = [latents for role, latents in seen if role == "compressor"]
     questions = [latents for role, latents in seen if role == "reasoner"]
     assert torch.equal(*documents)
-    assert not torch.equal(*questions)
+    assert stage is READ or not torch.equal(*questions)
     assert built.training
     assert model.training

@@ -45,7 +45,8 @@ class DataConfig(Strict):
     """One file of training records."""
 
     path: Path
-    """JSON Lines, plain or .gz; relative to `data_root`."""
+    """JSON Lines, plain or .gz; relative to `data_root`, or to where the command is run if there is
+    no such file: what a synthesis made stands in a run folder."""
     sources: tuple[str, ...] = ()
     """Keep only records whose `source` starts with one of these; all if empty."""
     limit: int | None = Field(None, ge=1)
@@ -98,6 +99,20 @@ class JointStage(Strict):
     """Of the straight-through top-k (published code: 0.02)."""
     reasoner_from_compressor: bool = True
     """Start the reasoner as a copy of the compressor (paper, table 14), unless it is trained."""
+
+
+class ReadStage(Strict):
+    """The generator alone learns to read the latents of a frozen compressor.
+
+    Nothing is propagated back through the documents, so a step takes less than half of the compress
+    stage's time for as many answers, and stored latents stay valid.
+    """
+
+    kind: Literal["read"]
+    max_pairs: int = Field(8, ge=1)
+    """As in the compress stage."""
+    k: int = Field(1, ge=1)
+    """As in the instruct stage."""
 
 
 class TextStage(Strict):
@@ -181,7 +196,7 @@ class RuntimeConfig(Strict):
 
 
 Stage = Annotated[
-    CompressStage | InstructStage | JointStage | TextStage | SupervisedStage,
+    CompressStage | InstructStage | JointStage | ReadStage | TextStage | SupervisedStage,
     Field(discriminator="kind"),
 ]
 

@@ -21,8 +21,14 @@ TITLE_BONUS = 1e4
 """Added to the tokens of a title, which thereby come first: questions name what a passage is about
 by it, and without it a reader does not know of whom the rest speaks."""
 
+REPEATED = 1.0
+"""Taken from the score of a word that stood before in the text: naming it once is nearly enough."""
+
 DECAYS = (8.0, 32.0, 128.0)
 """Tokens from the start of a text after which what a place counts has fallen to 1/e."""
+
+MULTIPLIER = 6364136223846793005
+"""Odd, and large enough that powers wrap around: that of Knuth's MMIX generator."""
 
 CHANNELS = 64
 HEADS = 4
@@ -96,8 +102,8 @@ class Salience(nn.Module):
     """Scores of tokens, higher for those that questions and answers are about.
 
     The score of a token is the highest logit (`SalienceNetwork`) of the tokens of its word, as half
-    a name says little to a reader; a title comes before all else. Fitted once
-    (`openclara.training.salience`), never trained afterwards.
+    a name says little to a reader; less where the word stood before; a title comes before all else.
+    Fitted once (`openclara.training.salience`), never trained afterwards.
 
     Args:
         n_vocabulary: Size of the base's vocabulary (V).
@@ -133,7 +139,9 @@ class Salience(nn.Module):
             (R, T) float32 scores, minus infinity at padding.
         """
         inside_RT = torch.arange(ids_RT.shape[1], device=ids_RT.device) < lengths_R.unsqueeze(1)
-        scores_RT = self._of_words(self.alone(ids_RT, inside_RT), ids_RT)
+        word_RT = self.begins_word_V[ids_RT].long().cumsum(1)
+        scores_RT = _best_of_words(self.alone(ids_RT, inside_RT), word_RT)
+        scores_RT = scores_RT - REPEATED * _again(ids_RT, word_RT, inside_RT)
         scores_RT = scores_RT + TITLE_BONUS * self._titles(ids_RT, inside_RT)
         return scores_RT.masked_fill(~inside_RT, -torch.inf)
 
@@ -152,18 +160,37 @@ class Salience(nn.Module):
         logits_RT: Tensor = functional_call(self.network, weights, (rows_RTC, seen_RT, inside))
         return logits_RT.float().to(ids_RT.device).masked_fill(~inside_RT, -torch.inf)
 
-    def _of_words(self, logits_RT: Tensor, ids_RT: Tensor) -> Tensor:
-        """(R, T) the highest logit of the word that each token belongs to."""
-        word_RT = self.begins_word_V[ids_RT].long().cumsum(1)
-        none_RT = torch.full((len(word_RT), word_RT.shape[1] + 1), -torch.inf).to(logits_RT)
-        best_RW = none_RT.scatter_reduce(1, word_RT, logits_RT, "amax")
-        return best_RW.gather(1, word_RT)
-
     def _titles(self, ids_RT: Tensor, inside_RT: Tensor) -> Tensor:
         """(R, T) 1 at the tokens before the first end of a line, if it comes soon; 0 elsewhere."""
         passed_RT = (self.ends_line_V[ids_RT] & inside_RT).cumsum(1) > 0
         soon_R = passed_RT[:, :LONGEST_TITLE].any(1)
         return (~passed_RT & soon_R.unsqueeze(1)).float()
+
+
+def _best_of_words(logits_RT: Tensor, word_RT: Tensor) -> Tensor:
+    """(R, T) the highest logit of the word that each token belongs to."""
+    none_RW = torch.full((len(word_RT), word_RT.shape[1] + 1), -torch.inf).to(logits_RT)
+    return none_RW.scatter_reduce(1, word_RT, logits_RT, "amax").gather(1, word_RT)
+
+
+def _again(ids_RT: Tensor, word_RT: Tensor, inside_RT: Tensor) -> Tensor:
+    """(R, T) 1 at the tokens of a word that stands before, in the same text; 0 elsewhere.
+
+    Words are compared by a polynomial of their tokens, modulo two to the 64.
+    """
+    powers_T = torch.full((ids_RT.shape[1],), MULTIPLIER, device=ids_RT.device).cumprod(0)
+    at_RT = torch.arange(ids_RT.shape[1], device=ids_RT.device).expand_as(ids_RT)
+    none_RW = torch.zeros(len(word_RT), word_RT.shape[1] + 1, dtype=torch.long).to(ids_RT)
+    first_RW = torch.full_like(none_RW, ids_RT.shape[1])
+    first_RW = first_RW.scatter_reduce(1, word_RT, at_RT, "amin")
+    offset_RT = at_RT - first_RW.gather(1, word_RT)
+    terms_RT = (ids_RT + 1) * powers_T[offset_RT] * inside_RT
+    key_RW = none_RW.scatter_add(1, word_RT, terms_RT)
+    # Words that are not there, by their number alone.
+    number_RW = torch.arange(key_RW.shape[1], device=ids_RT.device).expand_as(key_RW)
+    there_RW = none_RW.scatter_add(1, word_RT, inside_RT.long()) > 0
+    again_RW = seen_before(torch.where(there_RW, key_RW, -number_RW))
+    return again_RW.gather(1, word_RT).float()
 
 
 def seen_before(ids_RT: Tensor) -> Tensor:

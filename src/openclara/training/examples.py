@@ -77,7 +77,9 @@ def load_examples(recipe: RunConfig, tokenizer: TextTokenizer) -> Examples:
 
 
 def _records(data: DataConfig, recipe: RunConfig) -> Iterable[Record]:
-    records = read_records(recipe.data_root / data.path)
+    path = recipe.data_root / data.path
+    made_here = not path.exists() and data.path.exists()
+    records = read_records(data.path if made_here else path)
     wanted = (
         record for record in records if not data.sources or record.source.startswith(data.sources)
     )

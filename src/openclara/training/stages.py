@@ -144,11 +144,13 @@ class Collator:
 
     def _n_read(self) -> int:
         """Documents that are read for each example, where it has so many."""
-        if self.stage.kind == "compress":
-            return 1
-        if self.stage.kind == "instruct" or self.stage.kind == "text":
-            return self.stage.k
-        return self.stage.n_candidates
+        match self.stage.kind:
+            case "compress":
+                return 1
+            case "instruct" | "read" | "text":
+                return self.stage.k
+            case "joint" | "supervised":
+                return self.stage.n_candidates
 
     def _documents(self, example: Example, n_shown: int, rng: random.Random) -> list[int]:
         """Positions of the documents an example is shown: all gold ones first to be kept."""
@@ -193,7 +195,7 @@ def trained_roles(stage: Stage) -> tuple[Role, ...]:
     match stage.kind:
         case "joint":
             return ("reasoner", "generator")
-        case "text":
+        case "read" | "text":
             return ("generator",)
         case "supervised":
             return ("reasoner",)
@@ -253,6 +255,9 @@ class StageModule(nn.Module):
             case "text":
                 loss = self._answer(batch, None)
                 return loss._replace(total=loss.total * shares.answers)
+            case "read":
+                loss = self._answer(batch, self._stored(batch))
+                return loss._replace(total=loss.total * shares.answers)
         assert batch.documents is not None
         encoded = self.model.encode(batch.documents, "compressor")
         answer = self._answer(batch, encoded.latents_RMD)
@@ -309,15 +314,22 @@ class StageModule(nn.Module):
 
     def _scored(self, batch: StageBatch) -> tuple[Tensor, Tensor, Tensor]:
         """(B, N) scores of questions with their candidates, and the latents of both."""
-        assert batch.documents is not None
         assert batch.questions is not None
-        training = self.training
-        with torch.no_grad():
-            # Frozen and, unlike the published code, without dropout: the stored latents.
-            self.model.eval()
-            latents_RMD = self.model.encode(batch.documents, "compressor").latents_RMD
-            self.model.train(training)
+        latents_RMD = self._stored(batch)
         latents_BNMD = latents_RMD.view(-1, batch.n_documents[0], *latents_RMD.shape[1:])
         questions = self.model.encode(batch.questions, "reasoner")
         scores_BN = self.model.scores(questions, latents_BNMD)
         return scores_BN, questions.latents_RMD, latents_BNMD
+
+    def _stored(self, batch: StageBatch) -> Tensor:
+        """(R, M, D) latents as an index would hold them: frozen, and without dropout.
+
+        The published code leaves dropout on.
+        """
+        assert batch.documents is not None
+        training = self.training
+        with torch.no_grad():
+            self.model.eval()
+            latents_RMD = self.model.encode(batch.documents, "compressor").latents_RMD
+            self.model.train(training)
+        return latents_RMD

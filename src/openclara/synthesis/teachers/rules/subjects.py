@@ -40,7 +40,7 @@ def resolve(document: Document, spoken: str, number: int) -> tuple[str, bool, st
 def _is_spoken_of(document: Document, number: int, pronoun: str) -> bool:
     """Whether a pronoun means what the title names: nothing else of its kind came between."""
     for before in document.sentences[1:number]:
-        opening = " ".join(before.split(",")[0].split()[:3])
+        opening = " ".join(before.split(",")[0].split()[:3]) or ","
         begins = re.match(r"(?:The )?([A-Z][\w'’]*(?: [A-Z][\w'’]*)*)", opening)
         name = begins[1] if begins else ""
         if pronoun != "it" and looks_like_person(name) and document.title.split()[-1] not in name:
