@@ -30,6 +30,7 @@ def reference(monkeypatch, tmp_path):
             (Path(changes["output"]) / "metrics.jsonl").write_text("\n".join(lines) + "\n")
 
     monkeypatch.setattr(module, "train", train)
+    monkeypatch.setattr(module, "ask", lambda root: module.asked.append(("questions", {})))
     monkeypatch.setattr(module.torch.cuda, "is_available", lambda: False)
     return module
 
@@ -38,24 +39,38 @@ def run(reference, monkeypatch, *arguments):
     reference.asked.clear()
     monkeypatch.setattr(sys, "argv", ["reference.py", *arguments])
     reference.main()
-    return [(stage, changes) for stage, changes in reference.asked if "output" not in changes]
+    return [
+        (stage, changes)
+        for stage, changes in reference.asked
+        if "output" not in changes and stage != "questions"
+    ]
 
 
 def test_without_a_time_the_recipes_say_how_many(reference, monkeypatch, capsys):
-    assert run(reference, monkeypatch) == [(stage, {}) for stage in reference.STAGES]
+    chain = [(stage, reference.start(stage)) for stage in reference.STAGES]
+    assert run(reference, monkeypatch) == chain
+    assert dict(chain)["further/read"] == {"init_from": "runs/joint"}
+    asked = [stage for stage, _ in reference.asked]
+    assert asked.index("questions") + 1 == asked.index("further/read")
+    reference.QUESTIONS.parent.mkdir(parents=True)
+    reference.QUESTIONS.touch()
+    run(reference, monkeypatch)
+    assert "questions" not in [stage for stage, _ in reference.asked]
     assert "no GPU here" in capsys.readouterr().err
 
 
 def test_as_many_steps_as_fit_are_measured_once(reference, monkeypatch):
     done = run(reference, monkeypatch, "--minutes", "100")
-    assert len(reference.asked) == 2 * len(reference.STAGES)
+    trained = [stage for stage, _ in reference.asked if stage != "questions"]
+    assert len(trained) == 2 * len(reference.STAGES)
     for stage, changes in done:
         # Two seconds a step; the trial itself took next to nothing.
         fit = 100 * 60 * reference.STAGES[stage] / 2
-        assert changes == {"optim.steps": pytest.approx(fit, abs=2)}
+        assert changes == {"optim.steps": pytest.approx(fit, abs=2), **reference.start(stage)}
     # Taken up again, it goes on with the same runs.
     assert run(reference, monkeypatch, "--minutes", "100") == done
-    assert len(reference.asked) == len(reference.STAGES)
+    trained = [stage for stage, _ in reference.asked if stage != "questions"]
+    assert len(trained) == len(reference.STAGES)
 
 
 def test_no_time_is_still_a_run(reference, monkeypatch):
