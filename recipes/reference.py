@@ -5,9 +5,8 @@
 
 On a GPU each stage takes more and larger steps than the recipe says; on a CPU the recipes' own
 budget is used. The shipped model had a second compress and instruct stage before the last four, as
-its card says. With `--minutes` as many steps are
-taken as fit, as some steps of each stage show. Afterwards `recipes/publish.py` puts the result into
-the package.
+its card says. With `--minutes` as many steps are taken as fit, as some steps of each stage show.
+Afterwards `recipes/publish.py` puts the result into the package.
 """
 
 from __future__ import annotations
