@@ -104,8 +104,8 @@ class JointStage(Strict):
 class ReadStage(Strict):
     """The generator alone learns to read the latents of a frozen compressor.
 
-    Nothing is propagated back through the documents, so a step takes less than half of the compress
-    stage's time for as many answers, and stored latents stay valid.
+    Nothing is propagated back through the documents, so a step takes less time than one of the
+    compress stage, and stored latents stay valid.
     """
 
     kind: Literal["read"]
