@@ -141,8 +141,9 @@ def test_a_worker_killed_in_the_middle_changes_nothing_and_no_key_is_written(
     assert asked_twice(server, plain) <= CONCURRENCY // 2
     assert server.most_at_once <= CONCURRENCY
     assert stages[-1].done == stages[-1].passages == N_PASSAGES
-    # All that was answered is paid for, also what a worker could not say any more.
-    assert stages[-1].spent.requests == plain[1].total()
+    # All replies are paid for, also those that a worker could not say any more; so is a request
+    # that was charged, killed before its reply was written, and asked again.
+    assert plain[1].total() <= stages[-1].spent.requests <= server.answers.total()
     assert not (tmp_path / "out" / "workers").exists()
 
     session = Path(ray._private.worker._global_node.get_session_dir_path())
