@@ -87,7 +87,9 @@ def carried_tokens(clara: Clara, text: list[int], n_memory: int) -> list[int]:
     """The tokens that the memory tokens carry, in the order of the text."""
     tokenizer = clara.tokenizer
     batch = text_batch([text], n_memory=n_memory, bos=tokenizer.bos, eos=tokenizer.eos)
-    return clara.model.memory.carried_tokens(batch.ids_RT, batch.text_lengths_R, n_memory)[0]
+    anchors = clara.model.memory.anchors(batch.ids_RT, batch.text_lengths_R, n_memory)
+    framed = batch.ids_RT[0].tolist()
+    return [framed[at] for at in sorted(set(anchors.at_RM[0].tolist())) if at > 0]
 
 
 @torch.inference_mode()

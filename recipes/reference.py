@@ -4,7 +4,7 @@
     python recipes/reference.py --data-root data --minutes 60
 
 On a GPU each stage takes more and larger steps than the recipe says; on a CPU the recipes' own
-budget is used. The shipped model had a second compress and instruct stage before `further/read`, as
+budget is used. The shipped model had a second compress and instruct stage before the last four, as
 its card says. With `--minutes` as many steps are taken as fit, as some steps of each stage show.
 Afterwards `recipes/publish.py` puts the result into the package.
 """
@@ -23,16 +23,14 @@ from typing import Any
 import torch
 
 STAGES = {
-    "baselines/text": 0.1,
-    "compress": 0.2,
-    "instruct": 0.05,
+    "baselines/text": 0.15,
+    "compress": 0.3,
+    "instruct": 0.1,
     "joint": 0.05,
-    "further/read": 0.15,
+    "further/read": 0.2,
     "further/several": 0.05,
     "further/reasoner": 0.05,
     "further/mixed": 0.1,
-    "further/words": 0.1,
-    "further/words_mixed": 0.15,
 }
 """Each stage's part of the time. The generator starts as the reader of text."""
 
@@ -51,8 +49,6 @@ ON_A_GPU = {
     "further/several": {"steps": 1000, "batch_tokens": 32768},
     "further/reasoner": {"steps": 500, "batch_tokens": 32768},
     "further/mixed": {"steps": 2000, "batch_tokens": 32768},
-    "further/words": {"steps": 2000, "batch_tokens": 32768},
-    "further/words_mixed": {"steps": 4000, "batch_tokens": 32768},
 }
 """Budgets for one GPU of 80 GB, estimated from the memory of a step: none was at hand to try."""
 
@@ -71,7 +67,7 @@ def main() -> None:
     options = parser.parse_args()
     gpu = torch.cuda.is_available()
     if not gpu and options.minutes is None:
-        sys.stderr.write("no GPU here: the budget of the recipes, about four hours on two cores\n")
+        sys.stderr.write("no GPU here: the budget of the recipes, about three hours on two cores\n")
     for stage, share in STAGES.items():
         if stage == "further/read" and not QUESTIONS.exists():
             ask(options.data_root)

@@ -110,17 +110,12 @@ def random_roles(lm: torch.nn.Module, roles=ROLES, *, seed: int = 1) -> dict:
 
 
 def anchored_memory(
-    vocabulary_VD: torch.Tensor,
-    *,
-    n_memory: int = N_MEMORY,
-    line_ends: tuple = (),
-    seed: int = 0,
-    carried: int = 1,
+    vocabulary_VD: torch.Tensor, *, n_memory: int = N_MEMORY, line_ends: tuple = (), seed: int = 0
 ) -> MemoryTable:
-    """A table whose memory tokens carry words of the text, by weights and salience at random."""
+    """A table whose memory tokens carry tokens of the text, by weights and salience at random."""
     generator = torch.Generator().manual_seed(seed)
     n_vocabulary, width = vocabulary_VD.shape
-    table = MemoryTable(n_memory, width, n_vocabulary=n_vocabulary, carried=carried)
+    table = MemoryTable(n_memory, width, n_vocabulary=n_vocabulary)
     table.initialise(vocabulary_VD, seed=2)
     table.count(torch.randint(0, 50, (n_vocabulary,), generator=generator))
     salience = table.salience
@@ -128,11 +123,9 @@ def anchored_memory(
         if tensor.is_floating_point():
             wide = 1.0 if name == "rows_VC" else 0.3
             tensor.copy_(wide * torch.randn(tensor.shape, generator=generator))
-    table.joins_ODD.data += torch.randn(table.joins_ODD.shape, generator=generator) / width
-    # Every third token goes on with the word before, and of these every third is a digit.
-    letters = [" a", "a", " a", " a", "1", " a", " a", "a", " a"] * (n_vocabulary // 9 + 1)
-    words = ["\n" if token in line_ends else word for token, word in enumerate(letters)]
-    salience.spell(words[:n_vocabulary])
+    # Every third token goes on with the word before.
+    letters = ["a" if token % 3 == 1 else " a" for token in range(n_vocabulary)]
+    salience.spell(["\n" if token in line_ends else word for token, word in enumerate(letters)])
     return table
 
 

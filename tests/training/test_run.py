@@ -240,22 +240,6 @@ def test_anchored_memory_resumes_and_is_inherited(tiny_base, data, tmp_path):
     # Reading leaves stored latents valid.
     assert reader.fingerprint() == inherited.fingerprint()
     assert reader.identity() != inherited.identity()
-    # What a memory token carries may grow, is inherited from there on, and never shrinks.
-    more = {"model": {"carried": 3}, "stage": {"kind": "read", "k": 2, "words": True}}
-    steps = {"optim": {"steps": 1}}
-    wide = made(tmp_path / "wide", tiny_base, data, "read", read.output, **more, **steps)
-    wider = load_checkpoint(train(wide))
-    assert wider.carried == 3
-    faded = torch.eye(wider.joins.shape[-1]) * torch.tensor([0.7, 0.49]).view(2, 1, 1)
-    assert 0 < (wider.joins.float() - faded).abs().max() < 0.05
-    assert wider.fingerprint() != reader.fingerprint()
-    on = load_checkpoint(
-        train(made(tmp_path / "on", tiny_base, data, "read", wide.output, **steps))
-    )
-    assert torch.equal(on.joins, wider.joins)
-    fewer = made(tmp_path / "fewer", tiny_base, data, "read", wide.output, model={"carried": 2})
-    with pytest.raises(ConfigError, match=r"carry up to 3 tokens of a word; model.carried may"):
-        train(fewer)
 
 
 # ---- what a run writes and learns ----

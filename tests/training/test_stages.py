@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import anchored_memory, make_tokenizer, plain_lm, random_roles, tiny_clara_model
+from tiny import make_tokenizer, plain_lm, random_roles, tiny_clara_model
 
 from openclara import Clara, Document
 from openclara.config import (
@@ -21,7 +21,6 @@ from openclara.config import (
     TextStage,
 )
 from openclara.data import prompts
-from openclara.data.batches import text_batch
 from openclara.data.prompts import PARAPHRASE_REQUEST
 from openclara.data.tokenizer import ENC, MEM_0, SEP, SLOT, TextTokenizer
 from openclara.model.adapters import ROLES
@@ -505,37 +504,6 @@ def test_only_the_rows_that_are_used_learn(tiny_base):
     moved = found["memory"].abs().amax(1) > 0
     used = {-SEP, -ENC, -MEM_0, -MEM_0 + 1, -MEM_0 + 2}
     assert {row for row, flag in enumerate(moved.tolist()) if flag} == used
-
-
-def test_words_are_learned_by_the_matrices_and_the_generator_alone(tiny_base):
-    stage = READ.model_copy(update={"words": True})
-    built = module(tiny_base, stage)
-    built.model.memory = anchored_memory(built.model.vocabulary.weight, carried=3)
-    named = trained_parameters(built)
-    batch = Collator(stage, TOKENIZER, memory=built.model.memory).batch(
-        EXAMPLES, n_memory=3, rng=random.Random(0)
-    )
-    built(batch).total.backward()
-    assert {name.partition(".")[0] for name in named} == {"joins", "generator"}
-    assert all(parameter.grad.abs().max() > 0 for parameter in named.values())
-    assert built.model.memory.weight.grad is None
-
-
-def test_a_record_without_a_question_asks_for_the_words_that_are_carried(tiny_base):
-    memory = anchored_memory(tiny_clara_model(tiny_base).vocabulary.weight, carried=2)
-    plain = dataclasses.replace(EXAMPLES[0], texts=EXAMPLES[0].texts[:1], is_question=False)
-    collator = Collator(READ, TOKENIZER, memory=memory)
-    batch = collator.batch([plain, EXAMPLES[1]], n_memory=3, rng=random.Random(0))
-    text = plain.texts[0]
-    framed = text_batch([text], n_memory=3, bos=TOKENIZER.bos, eos=TOKENIZER.eos)
-    found = memory.anchors(framed.ids_RT, framed.text_lengths_R, 3)
-    carried = {
-        at - 2 + offset
-        for at, n in zip(found.at_RM[0].tolist(), found.n_RM[0].tolist(), strict=True)
-        for offset in range(n)
-    }
-    ids, target = batch.prompts.ids_BT[0], batch.prompts.target_mask_BT[0]
-    assert ids[target].tolist()[:-1] == [text[at] for at in sorted(carried)]
 
 
 def test_the_joint_loss_reaches_the_reasoner_through_the_choice_alone(tiny_base):

@@ -31,10 +31,7 @@ class ModelConfig(Strict):
     dropout: float = Field(0.0, ge=0, lt=1)
     """LoRA dropout in training (paper: 0.1)."""
     memory: Literal["learned", "anchored"] = "learned"
-    """Memory tokens as learned rows alone (published), or each anchored at a word of the text."""
-    carried: int = Field(1, ge=1, le=8)
-    """Tokens of a word that one anchored memory token carries, at most; 1 for single tokens. A
-    later stage may say more than its parent."""
+    """Memory tokens as learned rows alone (published), or each anchored at a token of the text."""
     score: Literal["flat", "late"] = "flat"
     """Cosine of the flattened latents (published), or the best cosine of each latent of a question,
     whichever memory token of the document it is with."""
@@ -108,8 +105,7 @@ class ReadStage(Strict):
     """The generator alone learns to read the latents of a frozen compressor.
 
     Nothing is propagated back through the documents, so a step takes less time than one of the
-    compress stage, and stored latents stay valid. Records without a question ask for the words that
-    anchored memory tokens carry.
+    compress stage, and stored latents stay valid.
     """
 
     kind: Literal["read"]
@@ -117,8 +113,6 @@ class ReadStage(Strict):
     """As in the compress stage."""
     k: int = Field(1, ge=1)
     """As in the instruct stage."""
-    words: bool = False
-    """The matrices by which memory tokens carry words learn as well: stored latents change."""
 
 
 class TextStage(Strict):

@@ -16,9 +16,6 @@ PARAPHRASE_REQUEST: Final = "Say the background again in other words."
 REPEAT_REQUEST: Final = "Repeat the background word for word."
 """What stands in place of a question when the target is the passage itself."""
 
-LIST_REQUEST: Final = "Write down all words that are kept of the background, in their order."
-"""The same, when the target is what anchored memory tokens carry of it."""
-
 # Marks that user text cannot contain after `Chat.render` has taken it out of the template.
 BACKGROUND_MARK: Final = "\ue000background\ue000"
 QUESTION_MARK: Final = "\ue000question\ue000"

@@ -83,7 +83,6 @@ class Checkpoint:
         memory: (rows, D) the memory table.
         token_weight: (V,) weights of tokens for anchored memory; empty for learned rows alone.
         salience: Tensors of `model.salience` for anchored memory; empty likewise.
-        joins: (carried - 1, D, D) matrices by which words are carried; empty for single tokens.
         head: (O, D) rows of the model's own tokens in a published LM head, in the order of their
             published ids; empty for models trained here.
     """
@@ -93,13 +92,7 @@ class Checkpoint:
     memory: Tensor
     token_weight: Tensor = field(default_factory=lambda: torch.empty(0))
     salience: dict[str, Tensor] = field(default_factory=dict)
-    joins: Tensor = field(default_factory=lambda: torch.empty(0))
     head: Tensor = field(default_factory=lambda: torch.empty(0))
-
-    @property
-    def carried(self) -> int:
-        """Tokens of a word that one anchored memory token carries, at most."""
-        return 1 + len(self.joins)
 
     def fingerprint(self) -> str:
         """Identity of the latents: base, compressor, reasoner and memory table, not generator."""
@@ -124,8 +117,8 @@ class Checkpoint:
 def _flat(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """All tensors under one set of names, rounded as they are stored."""
     flat = {"memory": checkpoint.memory}
-    rest = {"head": checkpoint.head, "joins": checkpoint.joins}
-    flat |= {name: tensor for name, tensor in rest.items() if tensor.numel()}
+    if checkpoint.head.numel():
+        flat["head"] = checkpoint.head
     for role, state in checkpoint.roles.items():
         flat |= {f"{role}.{name}": tensor for name, tensor in state.items()}
     flat = {name: tensor.bfloat16() for name, tensor in flat.items()}
@@ -211,9 +204,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             f"{folder} was trained by an earlier version, whose memory tokens carried other tokens "
             "of a text; train it anew"
         )
-    head, joins = (tensors.get(name, torch.empty(0)) for name in ("head", "joins"))
-    weight = tensors["token_weight"]
-    return Checkpoint(card, roles, tensors["memory"], weight, salience, joins, head)
+    head = tensors.get("head", torch.empty(0))
+    return Checkpoint(card, roles, tensors["memory"], tensors["token_weight"], salience, head)
 
 
 def export_peft(checkpoint: Checkpoint, role: Role, folder: Path) -> None:
@@ -248,13 +240,9 @@ def memory_table(checkpoint: Checkpoint, vocabulary_VD: Tensor) -> MemoryTable:
         checkpoint.card.n_memory,
         vocabulary_VD.shape[1],
         n_vocabulary=checkpoint.token_weight.shape[0],
-        carried=checkpoint.carried,
     )
     state = {"weight": checkpoint.memory, "token_weight_V": checkpoint.token_weight}
-    state["joins_ODD"] = checkpoint.joins if checkpoint.joins.numel() else table.joins_ODD
     state |= {f"salience.{name}": tensor for name, tensor in checkpoint.salience.items()}
-    # Single tokens were carried before digits were told apart.
-    state.setdefault("salience.digit_V", table.salience.digit_V)
     # Of learned rows alone there is no salience to load; its rows are empty as well.
     table.load_state_dict(
         {name: tensor.float() for name, tensor in state.items()}, strict=table.anchored

@@ -37,14 +37,12 @@ class Carried:
     """What anchored memory tokens carry.
 
     Attributes:
-        embeddings_RMD: (R, M, D) of the words; zero where a memory token carries none.
-        first_RMD: (R, M, D) of their first tokens, what memory tokens have at their input.
-        weights_RM: (R, M) how rare those words are, likewise.
+        embeddings_RMD: (R, M, D) of the tokens; zero where a memory token carries none.
+        weights_RM: (R, M) how rare those tokens are, likewise.
         anchors: Where they stand.
     """
 
     embeddings_RMD: Tensor
-    first_RMD: Tensor
     weights_RM: Tensor
     anchors: Anchors
 
@@ -143,8 +141,9 @@ class ClaraModel(nn.Module):
         carried = None
         if self.memory.anchored:
             carried = self._carried(batch, embedded_RTD, role)
-            index_RMD = batch.memory_positions_RM.unsqueeze(-1).expand_as(carried.first_RMD)
-            embedded_RTD = embedded_RTD.scatter_add(1, index_RMD, carried.first_RMD)
+            carried_RMD = carried.embeddings_RMD
+            index_RMD = batch.memory_positions_RM.unsqueeze(-1).expand_as(carried_RMD)
+            embedded_RTD = embedded_RTD.scatter_add(1, index_RMD, carried_RMD)
         lengths_R = batch.text_lengths_R + batch.memory_positions_RM.shape[1]
         with self.roles.use(role) as lm:
             states_RTD = self._last_states(lm, embedded_RTD, lengths_R)
@@ -177,9 +176,11 @@ class ClaraModel(nn.Module):
             batch.memory_positions_RM.shape[1],
             by="rarity" if role == "reasoner" else "salience",
         )
-        words_RMD, first_RMD = self.memory.carry(embedded_RTD, anchors)
-        weights_RM = self.memory.rarity(batch.ids_RT, anchors)
-        return Carried(words_RMD, first_RMD, weights_RM, anchors)
+        at_RM, width = anchors.at_RM, embedded_RTD.shape[2]
+        picked_RMD = embedded_RTD.gather(1, at_RM.unsqueeze(-1).expand(-1, -1, width))
+        weights_RM = self.memory.token_weight_V[batch.ids_RT.clamp(min=0)].gather(1, at_RM)
+        carries_RM = at_RM > 0
+        return Carried(picked_RMD * carries_RM.unsqueeze(-1), weights_RM * carries_RM, anchors)
 
     def scores(self, questions: Encoded, latents_BNMD: Tensor) -> Tensor:
         """(B, N) scores of B questions with the (B, N, M, D) latents of their candidates."""

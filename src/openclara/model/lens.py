@@ -2,7 +2,7 @@
 
 Latents are states after the final norm, which is what the LM head reads, so the lens is the head
 itself (nostalgebraist 2020; paper, figure 1). An anchored latent is such a state plus the embedding
-of the word it carries: only the state goes through the head.
+of the token it carries: only the state goes through the head.
 
 Legend: T text tokens, M memory tokens, D width, V vocabulary, L words of a lens.
 """
@@ -34,15 +34,15 @@ class Examined:
         latents_MD: (M, D) float32 latents, as they are stored and compared.
         states_MD: (M, D) float32 the same without what they carry, and without their places.
         text_states_TD: (T, D) float32 final states at the tokens of the text.
-        anchors: For each memory token the text tokens that it carries, empty for none; no entry
-            where memory is learned rows alone.
+        anchors: For each memory token the text token that it carries, None for none; empty where
+            memory is learned rows alone.
         order: Numbers of the latents as they stand in a prompt.
     """
 
     latents_MD: Tensor
     states_MD: Tensor
     text_states_TD: Tensor
-    anchors: tuple[range, ...]
+    anchors: tuple[int | None, ...]
     order: tuple[int, ...]
 
 
@@ -77,9 +77,8 @@ def examine(
         latents_MD = states_RMD[0] if stored_MD is None else stored_MD.to(states_RMD.device)
         latents_MD = latents_MD.float()
         return Examined(latents_MD, latents_MD, text_states_TD, (), tuple(range(n_memory)))
-    firsts_M = (carried.anchors.at_RM[0] - BEFORE_TEXT).tolist()
-    n_M = carried.anchors.n_RM[0].tolist()
-    anchors = tuple(range(at, at + n) for at, n in zip(firsts_M, n_M, strict=True))
+    at_M = carried.anchors.at_RM[0].tolist()
+    anchors = tuple(None if at == 0 else at - BEFORE_TEXT for at in at_M)
     carried_MD = carried.embeddings_RMD[0] / model.latent_gain
     if stored_MD is None:
         # Summed in the model's own arithmetic, as the latents that are stored.

@@ -129,8 +129,7 @@ def memory_needs(
         )
     # While a copy is packed for the CPU's matrix unit it is there twice.
     roles = sum(copies) + max(copies, default=0) if merged else adapters
-    own = checkpoint.memory.numel() + checkpoint.token_weight.numel() + checkpoint.joins.numel()
-    own += checkpoint.head.numel()
+    own = checkpoint.memory.numel() + checkpoint.token_weight.numel() + checkpoint.head.numel()
     return MemoryNeeds(
         base=shape.weight_bytes(weights, dtype),
         roles=roles * dtype.itemsize,

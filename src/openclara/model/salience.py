@@ -112,24 +112,21 @@ class Salience(nn.Module):
     rows_VC: Tensor
     ends_line_V: Tensor
     begins_word_V: Tensor
-    digit_V: Tensor
 
     def __init__(self, n_vocabulary: int) -> None:
         super().__init__()
         self.register_buffer("rows_VC", torch.zeros(n_vocabulary, CHANNELS, dtype=torch.bfloat16))
         self.register_buffer("ends_line_V", torch.zeros(n_vocabulary, dtype=torch.bool))
         self.register_buffer("begins_word_V", torch.ones(n_vocabulary, dtype=torch.bool))
-        self.register_buffer("digit_V", torch.zeros(n_vocabulary, dtype=torch.bool))
         with torch.device("meta"):
             network = SalienceNetwork()
         self.network = _without_parameters(network)
 
     def spell(self, words: Sequence[str]) -> None:
-        """Take from the V tokens as text which begin a word, end a line, or are digits."""
+        """Take from the V tokens as text which begin a word, and which end a line."""
         for token, word in enumerate(words):
             self.ends_line_V[token] = "\n" in word
             self.begins_word_V[token] = not word[:1].isalnum()
-            self.digit_V[token] = word.isdigit()
 
     def forward(self, ids_RT: Tensor, lengths_R: Tensor) -> Tensor:
         """Scores of all tokens.

@@ -64,7 +64,7 @@ class LatentView:
             digit are left out, and of those that differ in case or blanks the likeliest is kept.
         nearest: The word around the text token whose final state has the highest cosine with it.
         cosine: That cosine.
-        carried: The tokens it carries, as a place in the text; None where it carries none.
+        carried: The token it carries, as a place in the text; None where it carries none.
     """
 
     number: int
@@ -245,7 +245,7 @@ def _inspect(
     spelled = _Spelled(clara, read.text, ids)
     views = _views(clara, examined, spelled, top)
     anchored = clara.model.memory.anchored
-    carried = [spelled.pieces[at] for tokens in examined.anchors for at in tokens]
+    carried = [spelled.pieces[at] for at in examined.anchors if at is not None]
     return Inspection(
         kind=read.kind,
         document=read.document,
@@ -273,8 +273,8 @@ def _views(clara: Clara, examined: Examined, spelled: _Spelled, top: int) -> lis
     norms_M, state_norms_M = examined.latents_MD.norm(dim=1), examined.states_MD.norm(dim=1)
     views = []
     for number, at in enumerate(positions_M.tolist()):
-        tokens = examined.anchors[number] if examined.anchors else ()
-        carried = spelled.place(tokens[0], tokens[-1]) if tokens else None
+        anchor = examined.anchors[number] if examined.anchors else None
+        carried = None if anchor is None else spelled.place(anchor, anchor)
         views.append(
             LatentView(
                 number=number,

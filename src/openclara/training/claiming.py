@@ -56,13 +56,6 @@ def inherit(recipe: RunConfig, parent: Checkpoint | None) -> RunConfig:
             )
     if "default_n_memory" not in recipe.model.model_fields_set:
         inherited["default_n_memory"] = card.default_n_memory
-    if "carried" not in recipe.model.model_fields_set:
-        inherited["carried"] = parent.carried
-    elif recipe.model.carried < parent.carried:
-        raise ConfigError(
-            f"memory tokens of {recipe.init_from} carry up to {parent.carried} tokens of a word; "
-            f"model.carried may only be more, or left out"
-        )
     model: ModelConfig = recipe.model.model_copy(update=inherited)
     return recipe.model_copy(update={"model": model})
 

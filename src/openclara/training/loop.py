@@ -259,14 +259,10 @@ def trained_parameters(stage: StageModule) -> dict[str, Any]:
     """Turn on the gradients of what the stage trains, off elsewhere; tensors by stable names."""
     roles: Any = stage.model.roles
     roles.train_only(stage.trained_roles)
-    memory = stage.model.memory
-    memory.weight.requires_grad_(stage.trains_memory)
-    memory.joins_ODD.requires_grad_(stage.trains_joins)
+    stage.model.memory.weight.requires_grad_(stage.trains_memory)
     named: dict[str, Any] = {}
     if stage.trains_memory:
-        named["memory"] = memory.weight
-    if stage.trains_joins:
-        named["joins"] = memory.joins_ODD
+        named["memory"] = stage.model.memory.weight
     for role in stage.trained_roles:
         for name, parameter in roles.named_parameters(role).items():
             named[f"{role}.{name}"] = parameter

@@ -28,6 +28,7 @@ from openclara.model.checkpoint import (
     TOP_K,
     Card,
     Checkpoint,
+    memory_table,
     save_checkpoint,
 )
 from openclara.model.clara import ClaraModel
@@ -40,7 +41,7 @@ from openclara.training.journal import METRICS, Journal
 from openclara.training.loop import Trainer
 from openclara.training.processes import end_trackers, join, start_trackers, whole
 from openclara.training.stages import Collator
-from openclara.training.starting import generator_of, inherited_memory, new_memory
+from openclara.training.starting import generator_of, new_memory
 from openclara.training.states import POSITION, restore, save
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def train(
     lm = load_training_base(source, recipe.runtime, processes, device=device, dtype=dtype)
     vocabulary_VD = lm.get_input_embeddings().weight
     if parent is not None:
-        memory = inherited_memory(recipe, parent, tokenizer, vocabulary_VD)
+        memory = memory_table(parent, vocabulary_VD)
     else:
         memory = new_memory(recipe, tokenizer, vocabulary_VD, examples, processes, on_fit=on_fit)
     model = build_model(recipe, lm, memory, parent, fused=processes.zero_stage < 3)
@@ -128,7 +129,6 @@ def train(
         tokenizer,
         wording,
         query_n_memory=recipe.model.query_n_memory if late else None,
-        memory=memory,
     )
     if not processes.sharded:
         model = model.to(device)
@@ -237,7 +237,6 @@ def _finish(
     memory = model.memory
     head = torch.empty(0) if parent is None else parent.head
     salience = memory.salience.state_dict() if memory.anchored else {}
-    joins = whole(memory.joins_ODD.detach())
-    tensors = (whole(memory.weight.detach()), memory.token_weight_V, salience, joins, head)
+    tensors = (whole(memory.weight.detach()), memory.token_weight_V, salience, head)
     if trainer.processes.first:
         save_checkpoint(folder, Checkpoint(card, states, *tensors))

@@ -5,15 +5,12 @@ Legend: B questions, N candidates, K chosen documents, R texts, M memory tokens,
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from openclara.data.batches import prompt_batch, text_batch
-from openclara.data.prompts import LIST_REQUEST
 from openclara.data.published import PublishedWording
 from openclara.model.topk import select, straight_through_topk
 from openclara.training.batches import WHOLE, StageBatch, StageLoss, Terms
@@ -31,7 +28,6 @@ if TYPE_CHECKING:
     from openclara.data.wording import Wording
     from openclara.model.adapters import Role
     from openclara.model.clara import ClaraModel
-    from openclara.model.memory import MemoryTable
     from openclara.training.examples import Example
 
 PROMPT_MARGIN = 40
@@ -51,7 +47,6 @@ class Collator:
         tokenizer: Tokenizer of the base.
         wording: Prompts of the model; our own if None.
         query_n_memory: Memory tokens of a question; None for as many as a document has.
-        memory: Says what anchored memory tokens carry, for the read stage.
     """
 
     def __init__(
@@ -61,14 +56,11 @@ class Collator:
         wording: Wording | None = None,
         *,
         query_n_memory: int | None = None,
-        memory: MemoryTable | None = None,
     ) -> None:
         self.stage = stage
         self.tokenizer = tokenizer
         self.wording = wording
         self.query_n_memory = query_n_memory
-        self.memory = memory
-        self._list_request = tokenizer.encode([LIST_REQUEST])[0]
 
     def cost(self, example: Example, n_memory: int) -> int:
         """Estimated positions of an example over all forward passes."""
@@ -93,8 +85,6 @@ class Collator:
             rng: Chooses and orders the documents.
         """
         kind, n_read = self.stage.kind, self._n_read()
-        if kind == "read":
-            examples = self._listing(examples, n_memory)
         ranks = kind in ("joint", "supervised")
         if ranks:
             # One rectangular score matrix: every question gets as many candidates.
@@ -133,19 +123,6 @@ class Collator:
                 rows.append(row)
                 asked.append(rng.choice(self._turns(example))[0])
         return rows, asked
-
-    def _listing(self, examples: Sequence[Example], n_memory: int) -> Sequence[Example]:
-        """The examples, those that ask for a passage now for the words of it that are carried."""
-        plain = [example for example in examples if not example.is_question]
-        if self.memory is None or not self.memory.anchored or not plain:
-            return examples
-        batch = self._text_batch([example.texts[0] for example in plain], n_memory)
-        carried = self.memory.carried_tokens(batch.ids_RT, batch.text_lengths_R, n_memory)
-        asked = iter(
-            replace(example, turns=((self._list_request, tokens),))
-            for example, tokens in zip(plain, carried, strict=True)
-        )
-        return [example if example.is_question else next(asked) for example in examples]
 
     def usable(self, example: Example) -> bool:
         """Whether a stage can learn from an example: labels need right and wrong candidates."""
@@ -257,12 +234,6 @@ class StageModule(nn.Module):
         return "compressor" in self.trained_roles
 
     @property
-    def trains_joins(self) -> bool:
-        """Whether the matrices learn by which memory tokens carry the further tokens of words."""
-        learns = self.trains_memory or (self.stage.kind == "read" and self.stage.words)
-        return learns and self.model.memory.carried > 1
-
-    @property
     def loss_name(self) -> str:
         """The part of the loss that validation reports."""
         return "ranking" if self.stage.kind == "supervised" else "answer"
@@ -285,9 +256,7 @@ class StageModule(nn.Module):
                 loss = self._answer(batch, None)
                 return loss._replace(total=loss.total * shares.answers)
             case "read":
-                with nullcontext() if self.trains_joins else torch.no_grad():
-                    latents_RMD = self._stored(batch)
-                loss = self._answer(batch, latents_RMD)
+                loss = self._answer(batch, self._stored(batch))
                 return loss._replace(total=loss.total * shares.answers)
         assert batch.documents is not None
         encoded = self.model.encode(batch.documents, "compressor")
@@ -346,21 +315,21 @@ class StageModule(nn.Module):
     def _scored(self, batch: StageBatch) -> tuple[Tensor, Tensor, Tensor]:
         """(B, N) scores of questions with their candidates, and the latents of both."""
         assert batch.questions is not None
-        with torch.no_grad():
-            latents_RMD = self._stored(batch)
+        latents_RMD = self._stored(batch)
         latents_BNMD = latents_RMD.view(-1, batch.n_documents[0], *latents_RMD.shape[1:])
         questions = self.model.encode(batch.questions, "reasoner")
         scores_BN = self.model.scores(questions, latents_BNMD)
         return scores_BN, questions.latents_RMD, latents_BNMD
 
     def _stored(self, batch: StageBatch) -> Tensor:
-        """(R, M, D) latents as an index would hold them: without dropout.
+        """(R, M, D) latents as an index would hold them: frozen, and without dropout.
 
         The published code leaves dropout on.
         """
         assert batch.documents is not None
         training = self.training
-        self.model.eval()
-        latents_RMD = self.model.encode(batch.documents, "compressor").latents_RMD
-        self.model.train(training)
+        with torch.no_grad():
+            self.model.eval()
+            latents_RMD = self.model.encode(batch.documents, "compressor").latents_RMD
+            self.model.train(training)
         return latents_RMD

@@ -1,4 +1,4 @@
-"""What a run starts from: a memory table, new or of its parent, and a generator that can read."""
+"""What a run without a parent starts from: a new memory table, a generator that can read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from safetensors.torch import load_file, save_file
 
 from openclara.errors import ConfigError
-from openclara.model.checkpoint import memory_table
 from openclara.model.memory import MemoryTable
 from openclara.model.published.reading import read_any
 from openclara.model.zoo import find_checkpoint
@@ -44,12 +43,7 @@ def new_memory(
     """
     n_vocabulary, width = vocabulary_VD.shape
     anchored = recipe.model.memory == "anchored"
-    memory = MemoryTable(
-        recipe.model.n_memory,
-        width,
-        n_vocabulary=n_vocabulary if anchored else 0,
-        carried=recipe.model.carried,
-    )
+    memory = MemoryTable(recipe.model.n_memory, width, n_vocabulary=n_vocabulary if anchored else 0)
     memory.initialise(vocabulary_VD, recipe.runtime.seed)
     if not anchored:
         return memory
@@ -72,18 +66,6 @@ def new_memory(
         unfinished.replace(path)
     processes.wait()
     memory.salience.load_state_dict(load_file(path))
-    return memory
-
-
-def inherited_memory(
-    recipe: RunConfig, parent: Checkpoint, tokenizer: TextTokenizer, vocabulary_VD: Tensor
-) -> MemoryTable:
-    """A parent's memory table, whose memory tokens carry more where the recipe asks for it."""
-    memory = memory_table(parent, vocabulary_VD)
-    if recipe.model.carried > memory.carried:
-        memory.widen(recipe.model.carried)
-        tokens = range(vocabulary_VD.shape[0])
-        memory.salience.spell([tokenizer.decode([token]) for token in tokens])
     return memory
 
 
