@@ -4,7 +4,7 @@
     python recipes/reference.py --data-root data --minutes 60
 
 On a GPU each stage takes more and larger steps than the recipe says; on a CPU the recipes' own
-budget is used. The shipped model had a second compress and instruct stage before the last four, as
+budget is used. The shipped model had a second compress and instruct stage before `further/read`, as
 its card says. With `--minutes` as many steps are taken as fit, as some steps of each stage show.
 Afterwards `recipes/publish.py` puts the result into the package.
 """
@@ -24,13 +24,14 @@ import torch
 
 STAGES = {
     "baselines/text": 0.15,
-    "compress": 0.3,
+    "compress": 0.25,
     "instruct": 0.1,
     "joint": 0.05,
-    "further/read": 0.2,
+    "further/read": 0.15,
     "further/several": 0.05,
     "further/reasoner": 0.05,
     "further/mixed": 0.1,
+    "further/wide": 0.1,
 }
 """Each stage's part of the time. The generator starts as the reader of text."""
 
@@ -49,6 +50,7 @@ ON_A_GPU = {
     "further/several": {"steps": 1000, "batch_tokens": 32768},
     "further/reasoner": {"steps": 500, "batch_tokens": 32768},
     "further/mixed": {"steps": 2000, "batch_tokens": 32768},
+    "further/wide": {"steps": 3000, "batch_tokens": 32768},
 }
 """Budgets for one GPU of 80 GB, estimated from the memory of a step: none was at hand to try."""
 
