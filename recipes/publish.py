@@ -49,8 +49,9 @@ It was made within hours on a small machine, and will be replaced by a better on
 English passages, in a few words, and is often wrong. It finds passages far better than it answers
 from them (`benchmarks/retrieval.py` prints what each way of searching finds): in a hybrid search
 the latents have a weight of {latent_weight:g} and the words the rest, chosen on training questions.
-Compress, instruct and supervised read relevance labels, the other stages none. Latents are not
-anonymous: much of a text can be read back from them.
+Compress, instruct and supervised learn from relevance labels; the other stages use them only to
+keep the gold passages among those that are shown. Latents are not anonymous: much of a text can be
+read back from them.
 
 Multi-passage training rows come in part from the development splits of HotpotQA, MuSiQue and
 2WikiMultihopQA, outside the evaluation rows; no evaluation question was trained on.
