@@ -83,11 +83,14 @@ def documents(example: Example) -> list[list[int]]:
     return [example.texts[at] for at in shown]
 
 
+@torch.inference_mode()
 def carried_tokens(clara: Clara, text: list[int], n_memory: int) -> list[int]:
     """The tokens that the memory tokens carry, in the order of the text."""
     tokenizer = clara.tokenizer
     batch = text_batch([text], n_memory=n_memory, bos=tokenizer.bos, eos=tokenizer.eos)
-    anchors = clara.model.memory.anchors(batch.ids_RT, batch.text_lengths_R, n_memory)
+    model = clara.model
+    states_RTD = model.text_states(batch)
+    anchors = model.memory.anchors(batch.ids_RT, batch.text_lengths_R, n_memory, states_RTD)
     framed = batch.ids_RT[0].tolist()
     return [framed[at] for at in sorted(set(anchors.at_RM[0].tolist())) if at > 0]
 

@@ -23,15 +23,16 @@ from typing import Any
 import torch
 
 STAGES = {
-    "baselines/text": 0.15,
-    "compress": 0.25,
+    "baselines/text": 0.1,
+    "compress": 0.2,
     "instruct": 0.1,
     "joint": 0.05,
-    "further/read": 0.15,
+    "further/read": 0.1,
     "further/several": 0.05,
     "further/reasoner": 0.05,
-    "further/mixed": 0.1,
+    "further/mixed": 0.05,
     "further/wide": 0.1,
+    "further/salient": 0.2,
 }
 """Each stage's part of the time. The generator starts as the reader of text."""
 
@@ -51,6 +52,7 @@ ON_A_GPU = {
     "further/reasoner": {"steps": 500, "batch_tokens": 32768},
     "further/mixed": {"steps": 2000, "batch_tokens": 32768},
     "further/wide": {"steps": 3000, "batch_tokens": 32768},
+    "further/salient": {"steps": 5000, "batch_tokens": 32768},
 }
 """Budgets for one GPU of 80 GB, estimated from the memory of a step: none was at hand to try."""
 
@@ -69,7 +71,7 @@ def main() -> None:
     options = parser.parse_args()
     gpu = torch.cuda.is_available()
     if not gpu and options.minutes is None:
-        sys.stderr.write("no GPU here: the budget of the recipes, about three hours on two cores\n")
+        sys.stderr.write("no GPU here: the budget of the recipes, about four hours on two cores\n")
     for stage, share in STAGES.items():
         if stage == "further/read" and not QUESTIONS.exists():
             ask(options.data_root)

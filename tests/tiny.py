@@ -121,8 +121,9 @@ def anchored_memory(
     salience = table.salience
     for name, tensor in salience.state_dict().items():
         if tensor.is_floating_point():
-            wide = 1.0 if name == "rows_VC" else 0.3
+            wide = 1.0 if name == "network.read.weight" else 0.3
             tensor.copy_(wide * torch.randn(tensor.shape, generator=generator))
+    salience.spread_D.abs_().add_(0.5)
     # Every third token goes on with the word before.
     letters = ["a" if token % 3 == 1 else " a" for token in range(n_vocabulary)]
     salience.spell(["\n" if token in line_ends else word for token, word in enumerate(letters)])

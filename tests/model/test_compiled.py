@@ -71,6 +71,17 @@ def test_states_and_gradients_are_those_of_the_plain_layers(
     torch.testing.assert_close(found[2], expected[2], rtol=1e-3, atol=1e-5)
 
 
+def test_the_first_layers_alone(pair):
+    x, lengths = embedded(2, 9), torch.tensor([9, 4])
+    with torch.no_grad(), pair[0].roles.use("compressor") as lm:
+        states = lm.model(inputs_embeds=x, output_hidden_states=True).hidden_states
+        expected = lm.model.norm(states[1])
+    with torch.no_grad(), pair[1].roles.use("compressor"):
+        found = pair[1].packed(x, lengths, n_layers=1)
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found[1, :4], expected[1, :4], rtol=1e-4, atol=1e-5)
+
+
 def test_a_packing_leaves_out_padding_and_puts_it_back():
     packing = Packing.of(torch.tensor([2, 3, 1]), 4)
     x = embedded(3, 4)

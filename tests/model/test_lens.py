@@ -51,7 +51,16 @@ def test_a_learned_latent_is_its_state(learned, tiny_base, role):
 def test_an_anchored_latent_is_its_state_and_what_it_carries(anchored, tiny_base, role):
     found = examine(anchored, TEXT, role, n_memory=N_MEMORY, **FRAME)
     if role == "compressor":
-        scores = anchored.memory.salience(torch.tensor([TEXT]), torch.tensor([len(TEXT)]))[0]
+        lm = plain_lm(tiny_base, random_roles(plain_lm(tiny_base))[role])
+        # Two thirds of its two layers.
+        lm.model.layers = lm.model.layers[:1]
+        own, embedding = anchored.memory.weight.detach(), lm.get_input_embeddings().weight
+        framed = torch.cat([own[3:4], embedding[[BOS, *TEXT, EOS]]])
+        with torch.inference_mode():
+            states = lm(inputs_embeds=framed[None], output_hidden_states=True).hidden_states[-1]
+        inner = states[:, 2 : 2 + len(TEXT)]
+        lengths = torch.tensor([len(TEXT)])
+        scores = anchored.memory.salience(torch.tensor([TEXT]), lengths, inner)[0]
     else:
         scores = anchored.memory.token_weight_V[torch.tensor(TEXT)]
     expected = sorted(range(len(TEXT)), key=lambda at: -float(scores[at]))[:N_MEMORY]

@@ -19,6 +19,7 @@ from openclara.training.run import train
 from openclara.training.salience import fit_salience
 from openclara.training.starting import SALIENCE
 
+VOCABULARY = 400
 NAMES = ("Utzon", "Moore", "Lovelace", "Noether", "Turing", "Curie", "Darwin", "Euler")
 
 
@@ -62,11 +63,24 @@ def data(tmp_path_factory):
     return folder
 
 
+def of_tokens(base):
+    """Something to read: for each token its embedding."""
+    vocabulary_VD = plain_lm(base).get_input_embeddings().weight.detach()
+    return lambda texts: [vocabulary_VD[list(text)] for text in texts]
+
+
+def alone(salience, read, texts):
+    """(R, T) logits of the tokens of texts of one length."""
+    ids_RT = torch.tensor(texts)
+    states_RTD = torch.stack(read(texts))
+    return salience.alone(ids_RT, torch.ones_like(ids_RT, dtype=torch.bool), states_RTD)
+
+
 def test_tokens_that_answers_hold_become_salient(tiny_base):
     """Whatever follows token 9 is the answer, among tokens that are never one."""
     source = find_base(str(tiny_base))
     tokenizer = TextTokenizer(load_tokenizer(source))
-    vocabulary_VD = plain_lm(tiny_base).get_input_embeddings().weight
+    read = of_tokens(tiny_base)
     rng = random.Random(0)
     examples = []
     for _ in range(400):
@@ -74,18 +88,21 @@ def test_tokens_that_answers_hold_become_salient(tiny_base):
         at = rng.randrange(3, 28)
         text[at - 1], answer = 9, text[at]
         examples.append(Example((text,), (0,), (([], [answer]),), True, False, ((" ", "-"),)))
-    weight_V = torch.full((vocabulary_VD.shape[0],), 0.1)
-    salience = fit_salience(examples[:300], tokenizer, vocabulary_VD, weight_V, seed=1)
-    again = fit_salience(examples[:300], tokenizer, vocabulary_VD, weight_V, seed=1)
+    weight_V = torch.full((VOCABULARY,), 0.1)
+    told = []
+    salience = fit_salience(
+        examples[:300], tokenizer, weight_V, read, seed=1, on_part=lambda *part: told.append(part)
+    )
+    assert told == [(done, 10) for done in range(1, 11)]
+    again = fit_salience(examples[:300], tokenizer, weight_V, read, seed=1)
     first, second = salience.state_dict(), again.state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
     found = 0
     for example in examples[300:]:
-        text = torch.tensor(example.texts)
-        alone = salience.alone(text, torch.ones_like(text, dtype=torch.bool))[0]
-        found += example.texts[0][int(alone.argmax()) - 1] == 9
+        logits_RT = alone(salience, read, example.texts)
+        found += example.texts[0][int(logits_RT.argmax()) - 1] == 9
     assert found > 90
-    words = [tokenizer.decode([token]) for token in range(vocabulary_VD.shape[0])]
+    words = [tokenizer.decode([token]) for token in range(VOCABULARY)]
     ends = [token for token, word in enumerate(words) if "\n" in word]
     assert salience.ends_line_V.nonzero().flatten().tolist() == ends
     goes_on = [token for token, word in enumerate(words) if word[:1].isalnum()]
@@ -94,18 +111,16 @@ def test_tokens_that_answers_hold_become_salient(tiny_base):
 
 def test_without_questions_rare_tokens_are_carried(tiny_base):
     tokenizer = TextTokenizer(load_tokenizer(find_base(str(tiny_base))))
-    vocabulary_VD = plain_lm(tiny_base).get_input_embeddings().weight
+    read = of_tokens(tiny_base)
     rng = random.Random(0)
-    weight_V = torch.rand(vocabulary_VD.shape[0]) ** 2
-    texts = [[rng.randrange(100, 130) for _ in range(20)] for _ in range(300)]
+    weight_V = torch.rand(VOCABULARY) ** 2
+    texts = [[rng.randrange(100, 130) for _ in range(20)] for _ in range(2000)]
     passages = [
         Example((text,), (), (([1], [50]),), False, False, (("Repeat.", "x"),)) for text in texts
     ]
-    salience = fit_salience(passages, tokenizer, vocabulary_VD, weight_V, seed=1)
-    ids = torch.tensor(texts[:50])
-    alone = salience.alone(ids, torch.ones_like(ids, dtype=torch.bool))
-    rarest = weight_V[ids].argmax(1)
-    assert (alone.argmax(1) == rarest).float().mean() > 0.6
+    salience = fit_salience(passages, tokenizer, weight_V, read, seed=1)
+    rarest = weight_V[torch.tensor(texts[:50])].argmax(1)
+    assert (alone(salience, read, texts[:50]).argmax(1) == rarest).float().mean() > 0.6
 
 
 def test_salience_is_fitted_once_and_inherited(tiny_base, data, tmp_path):
@@ -123,8 +138,32 @@ def test_salience_is_fitted_once_and_inherited(tiny_base, data, tmp_path):
     later = later.model_copy(update={"stage": later.stage.model_copy(update={"max_pairs": 2})})
     inherited = load_checkpoint(train(later)).salience
     assert all(torch.equal(first[name], inherited[name]) for name in first)
-    with pytest.raises(ConfigError, match=r"inherited from .*; leave \[\[salience\]\] out"):
-        train(later.model_copy(update={"output": tmp_path / "x", "salience": later.data}))
+
+
+def test_salience_can_be_fitted_anew_on_what_the_compressor_became(tiny_base, data, tmp_path):
+    own = train(recipe(tmp_path / "own", tiny_base, data))
+    changes = {"init_from": str(own), "stage": {"kind": "read"}}
+    anew = recipe(tmp_path / "a", tiny_base, data, salience=[{"path": "other.jsonl"}], **changes)
+    given, found = load_checkpoint(own), load_checkpoint(train(anew))
+    for name in ("mean_D", "network.read.weight"):
+        assert not torch.equal(given.salience[name], found.salience[name])
+    # Of a compressor that was trained, and is left as it was.
+    of_base = recipe(tmp_path / "b", tiny_base, data, salience=[{"path": "other.jsonl"}])
+    untrained = load_checkpoint(train(of_base))
+    assert not torch.equal(untrained.salience["mean_D"], found.salience["mean_D"])
+    compressor = given.roles["compressor"]
+    assert all(
+        torch.equal(found.roles["compressor"][name], compressor[name]) for name in compressor
+    )
+    learned = recipe(
+        tmp_path / "c",
+        tiny_base,
+        data,
+        salience=[{"path": "other.jsonl"}],
+        model={"memory": "learned"},
+    )
+    with pytest.raises(ConfigError, match=r"this model's memory is learned; leave it out"):
+        train(learned)
 
 
 def test_a_generator_that_was_trained_before(tiny_base, data, tmp_path):

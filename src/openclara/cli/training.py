@@ -214,7 +214,7 @@ class _Display:
 
     def fitted(self, done: int, total: int) -> None:
         """Say how far the fit before the first step is."""
-        details = f"learning what memory carries, epoch {done} of {total}"
+        details = f"learning what memory carries, {done} of {total} parts done"
         self._steps.at(0, details)
         if not self._steps.shown:
             render.note(details)

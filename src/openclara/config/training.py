@@ -220,8 +220,8 @@ class RunConfig(Strict):
     data: tuple[DataConfig, ...] = Field(min_length=1)
     """Training records."""
     salience: tuple[DataConfig, ...] = ()
-    """Records whose questions teach which tokens anchored memory carries; those of [[data]] if
-    empty. Read once, where there is no `init_from`."""
+    """Records whose questions teach which tokens anchored memory carries, before the first step;
+    where empty, those of [[data]] without `init_from`, and with it what is carried is inherited."""
     data_root: Path = Path("data")
     """Folder that the paths under [[data]] are relative to."""
     optim: OptimConfig = OptimConfig()

@@ -199,7 +199,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     card = Card(**{f.name: manifest[f.name] for f in known if f.name in manifest})
     own = [name for name in tensors if name.startswith("salience.")]
     salience = {name.removeprefix("salience."): tensors[name] for name in own}
-    if card.memory == "anchored" and "rows_VC" not in salience:
+    if card.memory == "anchored" and "spread_D" not in salience:
         raise FormatError(
             f"{folder} was trained by an earlier version, whose memory tokens carried other tokens "
             "of a text; train it anew"

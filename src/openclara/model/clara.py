@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from openclara.model.partial import first_layers, keeping
 from openclara.model.places import in_text_order, without_places, write_places
 from openclara.model.scoring import cosine_scores, late_scores
 
@@ -113,10 +114,8 @@ class ClaraModel(nn.Module):
         under causal attention padding there changes nothing, so no mask is passed.
         """
         states_RTD, carried = self.states(batch, role)
-        n_rows, _, width = states_RTD.shape
         positions_RM = batch.memory_positions_RM
-        index_RMD = positions_RM.unsqueeze(-1).expand(n_rows, positions_RM.shape[1], width)
-        memory_RMD = latents_RMD = states_RTD.gather(1, index_RMD)
+        memory_RMD = latents_RMD = _rows_at(states_RTD, positions_RM)
         weights_RM = torch.ones_like(positions_RM, dtype=torch.float32)
         if carried is not None:
             weights_RM = carried.weights_RM
@@ -140,21 +139,102 @@ class ClaraModel(nn.Module):
         embedded_RTD = self.memory.embed(batch.ids_RT, self.vocabulary)
         carried = None
         if self.memory.anchored:
-            carried = self._carried(batch, embedded_RTD, role)
-            carried_RMD = carried.embeddings_RMD
-            index_RMD = batch.memory_positions_RM.unsqueeze(-1).expand_as(carried_RMD)
-            embedded_RTD = embedded_RTD.scatter_add(1, index_RMD, carried_RMD)
+            if role == "reasoner":
+                carried = self._carried(batch, embedded_RTD, None)
+            elif torch.is_grad_enabled() or self.packed is not None:
+                carried = self._carried(batch, embedded_RTD, self.text_states(batch, embedded_RTD))
+            else:
+                return self._text_first(batch, embedded_RTD, role)
+            embedded_RTD = self._at_memory(batch, embedded_RTD, carried.embeddings_RMD)
         lengths_R = batch.text_lengths_R + batch.memory_positions_RM.shape[1]
         with self.roles.use(role) as lm:
             states_RTD = self._last_states(lm, embedded_RTD, lengths_R)
         # A base that is spread over devices ends on another one than it begins.
         return states_RTD.to(embedded_RTD.device), carried
 
-    def _last_states(self, lm: Any, embedded_BTD: Tensor, lengths_B: Tensor) -> Tensor:
-        """(B, T, D) states after the final norm; those behind a row's length may be missing."""
+    def _text_first(
+        self, batch: TextBatch, embedded_RTD: Tensor, role: Role
+    ) -> tuple[Tensor, Carried]:
+        """As `states`, with the memory tokens read after the text, whose keys and values are kept.
+
+        What they carry depends on its states, and so it is read once; nothing learns here.
+        """
+        from transformers import DynamicCache  # seconds cold, and not needed to import this
+
+        longest, device = int(batch.text_lengths_R.max()), embedded_RTD.device
+        cache = DynamicCache(config=self.lm.config)
+        with self.roles.use(role) as lm:
+            reader, kept = keeping(lm.model, self._n_text_layers(lm))
+            text_RTD = reader(
+                inputs_embeds=embedded_RTD[:, :longest], past_key_values=cache, use_cache=True
+            )[0].to(device)
+            carried = self._carried(batch, embedded_RTD, lm.model.norm(kept[0]).to(device))
+            embedded_RTD = self._at_memory(batch, embedded_RTD, carried.embeddings_RMD)
+            read_RT = torch.arange(longest, device=device) < batch.text_lengths_R.unsqueeze(1)
+            all_RS = torch.cat([read_RT, torch.ones_like(batch.memory_positions_RM).bool()], dim=1)
+            memory_RMD = lm.model(
+                inputs_embeds=_rows_at(embedded_RTD, batch.memory_positions_RM),
+                attention_mask=None if bool(read_RT.all()) else all_RS.long(),
+                position_ids=batch.memory_positions_RM,
+                past_key_values=cache,
+                use_cache=True,
+            )[0].to(device)
+        states_RTD = torch.zeros_like(embedded_RTD)
+        states_RTD[:, :longest] = text_RTD
+        index_RMD = batch.memory_positions_RM.unsqueeze(-1).expand_as(memory_RMD)
+        return states_RTD.scatter(1, index_RMD, memory_RMD), carried
+
+    def _at_memory(self, batch: TextBatch, embedded_RTD: Tensor, carried_RMD: Tensor) -> Tensor:
+        """(R, T, D) input embeddings with what the memory tokens carry added at these."""
+        index_RMD = batch.memory_positions_RM.unsqueeze(-1).expand_as(carried_RMD)
+        return embedded_RTD.scatter_add(1, index_RMD, carried_RMD)
+
+    def _n_text_layers(self, lm: Any) -> int:
+        return max(1, 2 * len(lm.model.layers) // 3)
+
+    @torch.no_grad()
+    def text_states(self, batch: TextBatch, embedded_RTD: Tensor | None = None) -> Tensor:
+        """States before the memory tokens, two thirds through the compressor, without dropout.
+
+        What a text is about is read off these more easily than off the last ones, which are about
+        the next token (`docs/experiments.md`).
+
+        Args:
+            batch: Texts; their memory tokens are left out.
+            embedded_RTD: (R, T, D) their input embeddings, where they are at hand.
+
+        Returns:
+            (R, T', D) after the final norm, T' the positions before the memory tokens of the
+            longest text.
+        """
+        if embedded_RTD is None:
+            embedded_RTD = self.memory.embed(batch.ids_RT, self.vocabulary)
+        longest = int(batch.text_lengths_R.max())
+        training = self.training
+        if training:
+            self.eval()
+        with self.roles.use("compressor") as lm:
+            states_RTD = self._last_states(
+                lm,
+                embedded_RTD[:, :longest],
+                batch.text_lengths_R,
+                n_layers=self._n_text_layers(lm),
+            )
+        if training:
+            self.train()
+        return states_RTD.to(embedded_RTD.device)
+
+    def _last_states(
+        self, lm: Any, embedded_BTD: Tensor, lengths_B: Tensor, *, n_layers: int | None = None
+    ) -> Tensor:
+        """(B, T, D) states after the final norm; those behind a row's length may be missing.
+
+        With `n_layers` the layers after so many are left out.
+        """
         if self.packed is not None:
-            return self.packed(embedded_BTD, lengths_B)
-        states: Tensor = lm.model(inputs_embeds=embedded_BTD, use_cache=False)[0]
+            return self.packed(embedded_BTD, lengths_B, n_layers=n_layers)
+        inner = lm.model if n_layers is None else first_layers(lm.model, n_layers)
+        states: Tensor = inner(inputs_embeds=embedded_BTD, use_cache=False)[0]
         return states
 
     def latents(self, memory_RMD: Tensor, carried: Carried, role: Role) -> Tensor:
@@ -169,15 +249,13 @@ class ClaraModel(nn.Module):
             latent_gain=self.latent_gain,
         )
 
-    def _carried(self, batch: TextBatch, embedded_RTD: Tensor, role: Role) -> Carried:
-        anchors = self.memory.anchors(
-            batch.ids_RT,
-            batch.text_lengths_R,
-            batch.memory_positions_RM.shape[1],
-            by="rarity" if role == "reasoner" else "salience",
-        )
-        at_RM, width = anchors.at_RM, embedded_RTD.shape[2]
-        picked_RMD = embedded_RTD.gather(1, at_RM.unsqueeze(-1).expand(-1, -1, width))
+    def _carried(
+        self, batch: TextBatch, embedded_RTD: Tensor, states_RTD: Tensor | None
+    ) -> Carried:
+        n_memory = batch.memory_positions_RM.shape[1]
+        anchors = self.memory.anchors(batch.ids_RT, batch.text_lengths_R, n_memory, states_RTD)
+        at_RM = anchors.at_RM
+        picked_RMD = _rows_at(embedded_RTD, at_RM)
         weights_RM = self.memory.token_weight_V[batch.ids_RT.clamp(min=0)].gather(1, at_RM)
         carries_RM = at_RM > 0
         return Carried(picked_RMD * carries_RM.unsqueeze(-1), weights_RM * carries_RM, anchors)
@@ -225,3 +303,8 @@ class ClaraModel(nn.Module):
             own_LO = states_LD @ self.head_OD.to(states_LD.dtype).T
             logits_LV = torch.cat([logits_LV, own_LO], dim=-1)
         return logits_LV.float(), batch.ids_BT[:, 1:][labelled_BT]
+
+
+def _rows_at(x_RTD: Tensor, at_RM: Tensor) -> Tensor:
+    """(R, M, D) of (R, T, D), at (R, M) positions."""
+    return x_RTD.gather(1, at_RM.unsqueeze(-1).expand(-1, -1, x_RTD.shape[2]))

@@ -148,12 +148,15 @@ class PackedLayers:
     def __init__(self, roles: AdapterRoles) -> None:
         self._roles = roles
 
-    def __call__(self, embedded_BTD: Tensor, lengths_B: Tensor) -> Tensor:
+    def __call__(
+        self, embedded_BTD: Tensor, lengths_B: Tensor, *, n_layers: int | None = None
+    ) -> Tensor:
         """States after the final norm, under the role that is active.
 
         Args:
             embedded_BTD: (B, T, D) input embeddings, padded on the right.
             lengths_B: (B,) positions that count, at least 1 each.
+            n_layers: How many layers from the first on; all if None.
 
         Returns:
             (B, T, D), zero at padding.
@@ -173,7 +176,7 @@ class PackedLayers:
         pairs = ((bias_TT, (0, 1)), (packing.at_BT, (0, 1)), (packing.real_BT, (0, 1)))
         for tensor, axes in (*rows, *pairs):
             torch._dynamo.maybe_mark_dynamic(tensor, axes)
-        for layer in model.layers:
+        for layer in model.layers[:n_layers]:
             torch._dynamo.maybe_mark_dynamic(x_ND, 0)
             given = self._sizes(layer), x_ND, cos_NW, sin_NW, bias_TT, packing
             if layer.gradient_checkpointing and layer.training:

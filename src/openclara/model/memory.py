@@ -7,7 +7,7 @@ M memory tokens, D width, V vocabulary, S slots.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +60,7 @@ class MemoryTable(nn.Module):
         # Row r holds id -r; row 0 does not exist as an id and row 1 (SLOT) is always spliced over.
         self.weight = nn.Parameter(torch.zeros(n_memory - MEM_0, width))
         self.register_buffer("token_weight_V", torch.ones(n_vocabulary))
-        self.salience = Salience(n_vocabulary)
+        self.salience = Salience(n_vocabulary, width)
 
     @torch.no_grad()
     def initialise(self, vocabulary_VD: Tensor, seed: int) -> None:
@@ -119,8 +119,7 @@ class MemoryTable(nn.Module):
         ids_RT: Tensor,
         text_lengths_R: Tensor,
         n_memory: int,
-        *,
-        by: Literal["salience", "rarity"] = "salience",
+        states_RTD: Tensor | None = None,
     ) -> Anchors:
         """The tokens that the memory tokens carry.
 
@@ -128,13 +127,16 @@ class MemoryTable(nn.Module):
             ids_RT: (R, T) ids as in `TextBatch`.
             text_lengths_R: (R,) positions before the memory tokens: ENC, BOS, text, EOS.
             n_memory: Memory tokens in use (M).
-            by: What makes a token worth carrying; of equal ones the first is carried first.
+            states_RTD: (R, T, D) final states of the compressor at these ids, up to the longest
+                text at least: the most salient tokens are carried. Without them the rarest are. Of
+                equal ones the first is carried first.
         """
         lengths_R = text_lengths_R - AROUND_TEXT
         longest = max(1, int(lengths_R.max()))
         words_RT = ids_RT[:, BEFORE_TEXT : BEFORE_TEXT + longest].clamp(min=0)
-        if by == "salience":
-            scores_RT = self.salience(words_RT, lengths_R)
+        if states_RTD is not None:
+            inner_RTD = states_RTD[:, BEFORE_TEXT : BEFORE_TEXT + longest]
+            scores_RT = self.salience(words_RT, lengths_R, inner_RTD)
         else:
             inside_RT = torch.arange(longest, device=ids_RT.device) < lengths_R.unsqueeze(1)
             scores_RT = self.token_weight_V[words_RT].masked_fill(~inside_RT, -torch.inf)

@@ -1,6 +1,6 @@
-"""Which tokens of a text are worth carrying: a small network over the base's input embeddings.
+"""Which tokens of a text are worth carrying: a small network over the states of the compressor.
 
-Legend: R texts, T positions, C channels, V vocabulary, L decays, H heads.
+Legend: R texts, T positions, D width, C channels, V vocabulary, L decays, H heads.
 """
 
 from __future__ import annotations
@@ -23,12 +23,17 @@ by it, and without it a reader does not know of whom the rest speaks."""
 
 REPEATED = 1.0
 """Taken from the score of a word that stood before in the text: naming it once is nearly enough."""
+SPELLED = 4.0
+"""Taken besides from all tokens of such a word but the first: how it goes on was carried before."""
 
 DECAYS = (8.0, 32.0, 128.0)
 """Tokens from the start of a text after which what a place counts has fallen to 1/e."""
 
 MULTIPLIER = 6364136223846793005
 """Odd, and large enough that powers wrap around: that of Knuth's MMIX generator."""
+
+FARTHEST = 6.0
+"""Spreads from the mean at which a coordinate is cut: some of a state's are far out."""
 
 CHANNELS = 64
 HEADS = 4
@@ -40,13 +45,16 @@ class SalienceNetwork(nn.Module):
     """Logits of tokens: how likely each stands in the answer to a question about its text.
 
     Residual blocks of layer norm and convolution, with one of attention over the whole text after
-    the first: what a passage is about shows only in all of it. A token that occurred before is
-    marked as such. Far too small to read, large enough to tell names, numbers and dates, and
-    which of them a text is about (`docs/experiments.md`).
+    the first: what a passage is about shows only in all of it, and the states of a causal LM know
+    what stands before them alone. A token that occurred before is marked as such.
+
+    Args:
+        width: Size of the states that are read (D).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
+        self.read = nn.Linear(width, CHANNELS, bias=False)
         self.seen_C = nn.Parameter(torch.zeros(CHANNELS))
         self.lead_LC = nn.Parameter(torch.zeros(len(DECAYS), CHANNELS))
         self.norms = nn.ModuleList(nn.LayerNorm(CHANNELS) for _ in WINDOWS)
@@ -57,23 +65,23 @@ class SalienceNetwork(nn.Module):
         self.logit = nn.Linear(CHANNELS, 1)
 
     def forward(
-        self, rows_RTC: Tensor, seen_RT: Tensor, inside_RT: Tensor, *, drop: float = 0.0
+        self, inputs_RTD: Tensor, seen_RT: Tensor, inside_RT: Tensor, *, drop: float = 0.0
     ) -> Tensor:
         """(R, T) logits.
 
         Args:
-            rows_RTC: (R, T, C) what stands for the tokens.
+            inputs_RTD: (R, T, D) what stands for the tokens.
             seen_RT: (R, T) whether the same token stands before.
             inside_RT: (R, T) false at padding, which changes nothing elsewhere.
             drop: Part of the channels dropped, in fitting.
         """
         inside_RT1 = inside_RT.unsqueeze(-1)
         decays_TL = torch.exp(
-            -torch.arange(rows_RTC.shape[1], device=rows_RTC.device).unsqueeze(1)
-            / torch.tensor(DECAYS, device=rows_RTC.device)
+            -torch.arange(inputs_RTD.shape[1], device=inputs_RTD.device).unsqueeze(1)
+            / torch.tensor(DECAYS, device=inputs_RTD.device)
         )
-        states_RTC = rows_RTC + seen_RT.unsqueeze(-1) * self.seen_C
-        states_RTC = states_RTC + decays_TL.to(rows_RTC.dtype) @ self.lead_LC
+        states_RTC = self.read(inputs_RTD) + seen_RT.unsqueeze(-1) * self.seen_C
+        states_RTC = states_RTC + decays_TL.to(inputs_RTD.dtype) @ self.lead_LC
         states_RTC = dropout(states_RTC, drop, training=drop > 0)
         for at, (norm, window) in enumerate(zip(self.norms, self.windows, strict=True)):
             n, apart = WINDOWS[at]
@@ -103,23 +111,27 @@ class Salience(nn.Module):
 
     The score of a token is the highest logit (`SalienceNetwork`) of the tokens of its word, as half
     a name says little to a reader; less where the word stood before; a title comes before all else.
-    Fitted once (`openclara.training.salience`), never trained afterwards.
+    Fitted (`openclara.training.salience`) on the states of a compressor as it was then, and not
+    trained with it.
 
     Args:
         n_vocabulary: Size of the base's vocabulary (V).
+        width: Hidden size of the base (D).
     """
 
-    rows_VC: Tensor
+    mean_D: Tensor
+    spread_D: Tensor
     ends_line_V: Tensor
     begins_word_V: Tensor
 
-    def __init__(self, n_vocabulary: int) -> None:
+    def __init__(self, n_vocabulary: int, width: int) -> None:
         super().__init__()
-        self.register_buffer("rows_VC", torch.zeros(n_vocabulary, CHANNELS, dtype=torch.bfloat16))
+        self.register_buffer("mean_D", torch.zeros(width))
+        self.register_buffer("spread_D", torch.ones(width))
         self.register_buffer("ends_line_V", torch.zeros(n_vocabulary, dtype=torch.bool))
         self.register_buffer("begins_word_V", torch.ones(n_vocabulary, dtype=torch.bool))
         with torch.device("meta"):
-            network = SalienceNetwork()
+            network = SalienceNetwork(width)
         self.network = _without_parameters(network)
 
     def spell(self, words: Sequence[str]) -> None:
@@ -128,37 +140,44 @@ class Salience(nn.Module):
             self.ends_line_V[token] = "\n" in word
             self.begins_word_V[token] = not word[:1].isalnum()
 
-    def forward(self, ids_RT: Tensor, lengths_R: Tensor) -> Tensor:
+    def forward(self, ids_RT: Tensor, lengths_R: Tensor, states_RTD: Tensor) -> Tensor:
         """Scores of all tokens.
 
         Args:
             ids_RT: (R, T) tokens of texts, padded on the right with any token.
             lengths_R: (R,) tokens of each.
+            states_RTD: (R, T, D) final states of the compressor at these tokens.
 
         Returns:
             (R, T) float32 scores, minus infinity at padding.
         """
         inside_RT = torch.arange(ids_RT.shape[1], device=ids_RT.device) < lengths_R.unsqueeze(1)
         word_RT = self.begins_word_V[ids_RT].long().cumsum(1)
-        scores_RT = _best_of_words(self.alone(ids_RT, inside_RT), word_RT)
-        scores_RT = scores_RT - REPEATED * _again(ids_RT, word_RT, inside_RT)
+        scores_RT = _best_of_words(self.alone(ids_RT, inside_RT, states_RTD), word_RT)
+        goes_on_RT = ~self.begins_word_V[ids_RT]
+        again_RT = _again(ids_RT, word_RT, inside_RT)
+        scores_RT = scores_RT - again_RT * (REPEATED + SPELLED * goes_on_RT)
         scores_RT = scores_RT + TITLE_BONUS * self._titles(ids_RT, inside_RT)
         return scores_RT.masked_fill(~inside_RT, -torch.inf)
 
-    def alone(self, ids_RT: Tensor, inside_RT: Tensor) -> Tensor:
+    def alone(self, ids_RT: Tensor, inside_RT: Tensor, states_RTD: Tensor) -> Tensor:
         """(R, T) float32 logits of tokens by themselves, minus infinity at padding.
 
-        Computed in float64, whatever else is computed in: in what order sums are taken depends on
-        what a text is batched with, and the order of two tokens must not. Under autocast float64
-        stays what it is.
+        Computed in float64, whatever else is computed in: that adds nothing to how far states
+        depend on what a text is batched with. Under autocast float64 stays what it is.
         """
         # Metal has no float64.
         place = torch.device("cpu") if ids_RT.device.type == "mps" else ids_RT.device
         weights = {name: one.to(place).double() for name, one in self.network.named_buffers()}
-        rows_RTC = self.rows_VC[ids_RT].to(place).double()
+        inputs_RTD = self.inputs(states_RTD).to(place).double()
         seen_RT, inside = seen_before(ids_RT).to(place), inside_RT.to(place)
-        logits_RT: Tensor = functional_call(self.network, weights, (rows_RTC, seen_RT, inside))
+        logits_RT: Tensor = functional_call(self.network, weights, (inputs_RTD, seen_RT, inside))
         return logits_RT.float().to(ids_RT.device).masked_fill(~inside_RT, -torch.inf)
+
+    def inputs(self, states_RTD: Tensor) -> Tensor:
+        """(R, T, D) float32 states, in spreads from their mean."""
+        spread_D = self.spread_D.clamp(min=1e-6)
+        return ((states_RTD.float() - self.mean_D) / spread_D).clamp(-FARTHEST, FARTHEST)
 
     def _titles(self, ids_RT: Tensor, inside_RT: Tensor) -> Tensor:
         """(R, T) 1 at the tokens before the first end of a line, if it comes soon; 0 elsewhere."""

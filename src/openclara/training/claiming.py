@@ -79,10 +79,10 @@ def check(recipe: RunConfig, parent: Checkpoint | None) -> None:
         raise ConfigError(
             f"init_from brings the generator of {recipe.init_from}; leave generator_from out"
         )
-    if recipe.salience and parent is not None:
+    if recipe.salience and recipe.model.memory == "learned":
         raise ConfigError(
-            f"which tokens memory carries is inherited from {recipe.init_from}; leave [[salience]] "
-            "out"
+            "[[salience]] teaches which tokens anchored memory carries, and this model's memory is "
+            "learned; leave it out"
         )
     if recipe.stage.kind == "text" and parent is not None and parent.card.wording != OWN:
         raise ConfigError(

@@ -41,7 +41,7 @@ from openclara.training.journal import METRICS, Journal
 from openclara.training.loop import Trainer
 from openclara.training.processes import end_trackers, join, start_trackers, whole
 from openclara.training.stages import Collator
-from openclara.training.starting import generator_of, new_memory
+from openclara.training.starting import generator_of, learn_salience, new_memory
 from openclara.training.states import POSITION, restore, save
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def train(
 
     Args:
         recipe: What to train.
-        on_fit: Called with the epochs done and all there are, where it is first fitted which tokens
+        on_fit: Called with the parts done and all there are, where it is first fitted which tokens
             anchored memory carries.
         on_start: Called once with the resolved recipe and its data.
         on_step: Called after every optimizer step, for a progress bar.
@@ -114,7 +114,20 @@ def train(
     if parent is not None:
         memory = memory_table(parent, vocabulary_VD)
     else:
-        memory = new_memory(recipe, tokenizer, vocabulary_VD, examples, processes, on_fit=on_fit)
+        memory = new_memory(recipe, vocabulary_VD, examples)
+    if memory.anchored and (parent is None or recipe.salience):
+        learn_salience(
+            recipe,
+            source,
+            parent,
+            memory,
+            tokenizer,
+            examples,
+            processes,
+            device=device,
+            dtype=dtype,
+            on_part=on_fit,
+        )
     model = build_model(recipe, lm, memory, parent, fused=processes.zero_stage < 3)
     roles: Any = model.roles
     history = [] if parent is None else parent.card.training

@@ -1,10 +1,11 @@
 """Fits which tokens of a document are worth carrying, on the questions of the training records.
 
 A token is positive where it stands in an answer, and in part where a question names it: the first
-is what the generator must write, the second what the reasoner must find. The network reads the
-base's embeddings, so tokens that no answer holds have a score too.
+is what the generator must write, the second what the reasoner must find. The network reads what the
+compressor made of the text, which knows more of it than can be learned from some thousand passages
+(`docs/experiments.md`).
 
-Legend: R texts, T positions, V vocabulary, D width, C channels.
+Legend: R texts, T positions, N tokens of some texts, V vocabulary, D width.
 """
 
 from __future__ import annotations
@@ -16,84 +17,136 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from openclara.model.salience import CHANNELS, Salience, SalienceNetwork, seen_before
+from openclara.data.batches import text_batch
+from openclara.model.memory import BEFORE_TEXT
+from openclara.model.salience import Salience, SalienceNetwork, seen_before
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from openclara.data.tokenizer import TextTokenizer
+    from openclara.model.clara import ClaraModel
     from openclara.training.examples import Example
 
-ASKED = 0.3
+ASKED = 0.75
 """Label of the rarest token of a question where it stands in the document; others by weight."""
 
 BATCH = 64
-EPOCHS = 12
+EPOCHS = 4
 RATE = 5e-3
 DROP = 0.15
+
+READ_AT_ONCE = 32
+"""Texts that go through the compressor together."""
+PARTS = 10
+"""How often progress is told."""
 
 
 def fit_salience(
     examples: Sequence[Example],
     tokenizer: TextTokenizer,
-    vocabulary_VD: Tensor,
     weight_V: Tensor,
+    read: Callable[[list[tuple[int, ...]]], list[Tensor]],
     *,
     seed: int,
-    on_epoch: Callable[[int, int], None] = lambda done, total: None,
+    on_part: Callable[[int, int], None] = lambda done, total: None,
 ) -> Salience:
     """Fit on the gold documents of all questions.
+
+    Their states are kept in main memory, two bytes a coordinate.
 
     Args:
         examples: The training records; without a question among them, rarity alone is learned.
         tokenizer: Tokenizer of the base.
-        vocabulary_VD: (V, D) input embeddings of the base.
         weight_V: (V,) token weights, higher for rarer tokens.
+        read: Gives the (T, D) states of each of some texts, see `states_of`.
         seed: Draws the weights and orders the documents.
-        on_epoch: Called with the epochs done and all there are.
+        on_part: Called with the parts done and all there are.
     """
     weight_V = weight_V.cpu()
-    salience = Salience(vocabulary_VD.shape[0])
-    salience.spell([tokenizer.decode([token]) for token in range(vocabulary_VD.shape[0])])
-    words_VD = vocabulary_VD.detach().float().cpu()
-    # How rare a token is says much, and is not easily read from its embedding.
-    words_VD = torch.cat([words_VD / words_VD.std(), weight_V.log().unsqueeze(1)], dim=1)
     labelled = _labelled(examples, tokenizer, weight_V) or _rarity(examples, weight_V)
     # Of one length: padding costs, and attention sees it as well.
     labelled.sort(key=lambda one: len(one[0]))
-    batches = [labelled[first : first + BATCH] for first in range(0, len(labelled), BATCH)]
+    texts = [text for text, _ in labelled]
+    at_once = [texts[at : at + READ_AT_ONCE] for at in range(0, len(texts), READ_AT_ONCE)]
+    n_batches = -(-len(labelled) // BATCH)
+    tell = _telling(len(at_once) + EPOCHS * n_batches, on_part)
+    states: list[Tensor] = []
+    for some in at_once:
+        states += read(some)
+        tell()
+    salience = Salience(len(weight_V), states[0].shape[1])
+    salience.spell([tokenizer.decode([token]) for token in range(len(weight_V))])
+    mean_D, spread_D = _spread(states)
+    salience.mean_D.copy_(mean_D)
+    salience.spread_D.copy_(spread_D)
+    batches = [range(at, min(at + BATCH, len(texts))) for at in range(0, len(texts), BATCH)]
     rng = random.Random(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        read = nn.Linear(words_VD.shape[1], CHANNELS, bias=False)
-        nn.init.normal_(read.weight, std=words_VD.shape[1] ** -0.5)
-        network = _network()
-        parameters = [*read.parameters(), *network.parameters()]
+        network = _network(len(mean_D))
+        parameters = list(network.parameters())
         optimizer = torch.optim.AdamW(parameters, lr=RATE)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, RATE, total_steps=EPOCHS * len(batches), pct_start=0.1
         )
-        for epoch in range(EPOCHS):
+        for _ in range(EPOCHS):
             rng.shuffle(batches)
             for batch in batches:
-                ids_RT, inside_RT, labels_RT = _batch(batch)
-                rows_RTC = read(words_VD[ids_RT])
-                logits_RT = network(rows_RTC, seen_before(ids_RT), inside_RT, drop=DROP)
+                ids_RT, inside_RT, labels_RT = _batch([labelled[at] for at in batch])
+                padded_RTD = nn.utils.rnn.pad_sequence([states[at] for at in batch], True)
+                inputs_RTD = salience.inputs(padded_RTD)
+                logits_RT = network(inputs_RTD, seen_before(ids_RT), inside_RT, drop=DROP)
                 loss = binary_cross_entropy_with_logits(logits_RT[inside_RT], labels_RT[inside_RT])
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(parameters, 1.0)
                 optimizer.step()
                 schedule.step()
-            on_epoch(epoch + 1, EPOCHS)
-    with torch.no_grad():
-        salience.rows_VC.copy_(read(words_VD))
+                tell()
     salience.network.load_state_dict(network.state_dict())
     return salience
 
 
-def _network() -> SalienceNetwork:
-    network = SalienceNetwork()
+def states_of(
+    model: ClaraModel, tokenizer: TextTokenizer
+) -> Callable[[list[tuple[int, ...]]], list[Tensor]]:
+    """What gives the (T, D) bf16 states of each of some texts under the compressor, on the CPU."""
+
+    def read(texts: list[tuple[int, ...]]) -> list[Tensor]:
+        batch = text_batch(texts, n_memory=1, bos=tokenizer.bos, eos=tokenizer.eos)
+        states_RTD = model.text_states(batch.to(model.memory.weight.device)).bfloat16().cpu()
+        return [
+            row_TD[BEFORE_TEXT : BEFORE_TEXT + len(text)].clone()
+            for row_TD, text in zip(states_RTD, texts, strict=True)
+        ]
+
+    return read
+
+
+def _telling(total: int, on_part: Callable[[int, int], None]) -> Callable[[], None]:
+    """What counts to `total` and tells each tenth that is done."""
+    done = 0
+
+    def tell() -> None:
+        nonlocal done
+        before, done = PARTS * done // total, done + 1
+        if PARTS * done // total > before:
+            on_part(PARTS * done // total, PARTS)
+
+    return tell
+
+
+def _spread(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each coordinate, over the tokens of some of the texts."""
+    some_ND = torch.cat(list(states[:: max(1, len(states) // 500)])).float()
+    spread_D = some_ND.std(0) if len(some_ND) > 1 else torch.ones(some_ND.shape[1])
+    return some_ND.mean(0), spread_D
+
+
+def _network(width: int) -> SalienceNetwork:
+    network = SalienceNetwork(width)
+    nn.init.normal_(network.read.weight, std=width**-0.5)
     # Few tokens are in an answer.
     nn.init.constant_(network.logit.bias, -2.0)
     return network

@@ -1,25 +1,31 @@
-"""What a run without a parent starts from: a new memory table, a generator that can read."""
+"""What a run starts from: a new memory table, what it carries, a generator that can read."""
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 from safetensors.torch import load_file, save_file
 
 from openclara.errors import ConfigError
+from openclara.model.base import load_lm
+from openclara.model.clara import ClaraModel
 from openclara.model.memory import MemoryTable
+from openclara.model.merged import MergedRoles
 from openclara.model.published.reading import read_any
 from openclara.model.zoo import find_checkpoint
 from openclara.training.examples import count_tokens, load_examples
-from openclara.training.salience import fit_salience
+from openclara.training.salience import fit_salience, states_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import torch
     from torch import Tensor
 
     from openclara.config import RunConfig
     from openclara.data.tokenizer import TextTokenizer
+    from openclara.model.base import BaseSource
     from openclara.model.checkpoint import Checkpoint
     from openclara.training.examples import Examples
     from openclara.training.processes import Processes
@@ -27,46 +33,71 @@ if TYPE_CHECKING:
 SALIENCE = "salience.safetensors"
 
 
-def new_memory(
-    recipe: RunConfig,
-    tokenizer: TextTokenizer,
-    vocabulary_VD: Tensor,
-    examples: Examples,
-    processes: Processes,
-    *,
-    on_fit: Callable[[int, int], None],
-) -> MemoryTable:
-    """A memory table that was never trained, with what anchors need where they are wanted.
+def new_memory(recipe: RunConfig, vocabulary_VD: Tensor, examples: Examples) -> MemoryTable:
+    """A memory table that was never trained; where it is anchored, salience is still to be fitted.
 
-    Salience is fitted once in the life of a run, by the first process, and then read: whoever
-    continues the run, on whatever machine, carries the same tokens.
+    Args:
+        recipe: Says which kind.
+        vocabulary_VD: (V, D) input embeddings of the base.
+        examples: Their tokens are counted.
     """
     n_vocabulary, width = vocabulary_VD.shape
     anchored = recipe.model.memory == "anchored"
     memory = MemoryTable(recipe.model.n_memory, width, n_vocabulary=n_vocabulary if anchored else 0)
     memory.initialise(vocabulary_VD, recipe.runtime.seed)
-    if not anchored:
-        return memory
-    memory.count(count_tokens(examples.training, n_vocabulary))
+    if anchored:
+        memory.count(count_tokens(examples.training, n_vocabulary))
+    return memory
+
+
+def learn_salience(
+    recipe: RunConfig,
+    source: BaseSource,
+    parent: Checkpoint | None,
+    memory: MemoryTable,
+    tokenizer: TextTokenizer,
+    examples: Examples,
+    processes: Processes,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    on_part: Callable[[int, int], None],
+) -> None:
+    """Fit which tokens the anchored memory of a run carries, on its compressor as it is now.
+
+    Done once in the life of a run, by the first process, and then read: whoever continues the run,
+    on whatever machine, carries the same tokens. The compressor is loaded for it by itself, merged
+    and whole, however the run will divide or pack the base.
+
+    Raises:
+        DataError: No record fits.
+        ModelError: The files of the base are damaged.
+    """
     path = recipe.output / SALIENCE
     if not path.is_file() and processes.first:
         if recipe.salience:
             taught = recipe.model_copy(update={"data": recipe.salience})
             examples = load_examples(taught, tokenizer)
+        states = {} if parent is None else parent.roles["compressor"]
+        roles = MergedRoles(
+            load_lm(source, device=device, dtype=dtype),
+            states={"compressor": states},
+            scale=recipe.model.alpha / recipe.model.rank,
+        )
+        compressor = ClaraModel(roles, copy.deepcopy(memory).to(device)).eval()
         fitted = fit_salience(
             examples.training,
             tokenizer,
-            vocabulary_VD,
             memory.token_weight_V,
+            states_of(compressor, tokenizer),
             seed=recipe.runtime.seed,
-            on_epoch=on_fit,
+            on_part=on_part,
         )
         unfinished = path.with_suffix(".part")
         save_file(fitted.state_dict(), unfinished)
         unfinished.replace(path)
     processes.wait()
     memory.salience.load_state_dict(load_file(path))
-    return memory
 
 
 def generator_of(recipe: RunConfig, base_sha256: str) -> Checkpoint:
