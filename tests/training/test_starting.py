@@ -166,6 +166,16 @@ def test_salience_can_be_fitted_anew_on_what_the_compressor_became(tiny_base, da
         train(learned)
 
 
+def test_salience_fitted_after_a_reader_of_text(tiny_base, data, tmp_path):
+    """Which has no compressor yet: the base's states are read."""
+    reader = train(recipe(tmp_path / "text", tiny_base, data, stage={"kind": "text"}))
+    assert "compressor" not in load_checkpoint(reader).roles
+    changes = {"init_from": str(reader), "salience": [{"path": "other.jsonl"}]}
+    later = train(recipe(tmp_path / "later", tiny_base, data, **changes))
+    given, found = load_checkpoint(reader).salience, load_checkpoint(later).salience
+    assert not torch.equal(given["network.read.weight"], found["network.read.weight"])
+
+
 def test_a_generator_that_was_trained_before(tiny_base, data, tmp_path):
     reader = train(
         recipe(

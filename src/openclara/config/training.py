@@ -105,7 +105,7 @@ class ReadStage(Strict):
     """The generator alone learns to read the latents of a frozen compressor.
 
     Nothing is propagated back through the documents, so a step takes less time than one of the
-    compress stage, and stored latents stay valid.
+    compress stage, and stored latents stay valid unless [[salience]] is fitted anew.
     """
 
     kind: Literal["read"]

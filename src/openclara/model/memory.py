@@ -127,9 +127,9 @@ class MemoryTable(nn.Module):
             ids_RT: (R, T) ids as in `TextBatch`.
             text_lengths_R: (R,) positions before the memory tokens: ENC, BOS, text, EOS.
             n_memory: Memory tokens in use (M).
-            states_RTD: (R, T, D) final states of the compressor at these ids, up to the longest
-                text at least: the most salient tokens are carried. Without them the rarest are. Of
-                equal ones the first is carried first.
+            states_RTD: (R, T, D) what `ClaraModel.text_states` gives, up to the longest text at
+                least: the most salient tokens are carried. Without them the rarest are. Of equal
+                ones the first is carried first.
         """
         lengths_R = text_lengths_R - AROUND_TEXT
         longest = max(1, int(lengths_R.max()))

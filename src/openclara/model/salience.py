@@ -146,7 +146,7 @@ class Salience(nn.Module):
         Args:
             ids_RT: (R, T) tokens of texts, padded on the right with any token.
             lengths_R: (R,) tokens of each.
-            states_RTD: (R, T, D) final states of the compressor at these tokens.
+            states_RTD: (R, T, D) states of the compressor at these tokens, two thirds through it.
 
         Returns:
             (R, T) float32 scores, minus infinity at padding.

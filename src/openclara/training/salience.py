@@ -69,8 +69,8 @@ def fit_salience(
     labelled.sort(key=lambda one: len(one[0]))
     texts = [text for text, _ in labelled]
     at_once = [texts[at : at + READ_AT_ONCE] for at in range(0, len(texts), READ_AT_ONCE)]
-    n_batches = -(-len(labelled) // BATCH)
-    tell = _telling(len(at_once) + EPOCHS * n_batches, on_part)
+    batches = [range(at, min(at + BATCH, len(texts))) for at in range(0, len(texts), BATCH)]
+    tell = _telling(len(at_once) + EPOCHS * len(batches), on_part)
     states: list[Tensor] = []
     for some in at_once:
         states += read(some)
@@ -80,7 +80,6 @@ def fit_salience(
     mean_D, spread_D = _spread(states)
     salience.mean_D.copy_(mean_D)
     salience.spread_D.copy_(spread_D)
-    batches = [range(at, min(at + BATCH, len(texts))) for at in range(0, len(texts), BATCH)]
     rng = random.Random(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

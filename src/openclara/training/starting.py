@@ -78,7 +78,8 @@ def learn_salience(
         if recipe.salience:
             taught = recipe.model_copy(update={"data": recipe.salience})
             examples = load_examples(taught, tokenizer)
-        states = {} if parent is None else parent.roles["compressor"]
+        # That of a reader of text is the base still.
+        states = {} if parent is None else parent.roles.get("compressor", {})
         roles = MergedRoles(
             load_lm(source, device=device, dtype=dtype),
             states={"compressor": states},
