@@ -47,7 +47,11 @@ def speed() -> list[str]:
         )
     lines += first_token(read("first_token"), "")
     lines += first_token(read("first_token_without_amx"), "; AMX switched off")
-    names = {"attention": "attention, forward and backward", "low_rank": "linear layer with LoRA"}
+    names = {
+        "attention": "attention, forward and backward",
+        "rowwise": "attention of 8 rows of 75 to 250 tokens, forward and backward",
+        "low_rank": "linear layer with LoRA",
+    }
     for key, name in names.items():
         row = training[key]
         lines.append(

@@ -1,9 +1,11 @@
-"""Two choices in the training step, each against what it replaces, forward and backward.
+"""Three choices in the training step, each against what it replaces, forward and backward.
 
     python benchmarks/training.py
 
-`attention`: grouped matrix products against torch's fused kernel. `low_rank`: base and adapter in
-one fused function against the plain composition. Shapes are those of the default base; prints JSON.
+`attention`: grouped matrix products against torch's fused kernel. `rowwise`: packed rows of
+different lengths one by one against the fused kernel on padded rows. `low_rank`: base and adapter
+in one fused function against the plain composition. Shapes are those of
+the default base; prints JSON.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 
 from openclara.model.attention import grouped_attention
 from openclara.model.lowrank import low_rank_linear
+from openclara.model.rowwise import rowwise_attention
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +34,11 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     options = parser.parse_args()
     dtype = getattr(torch, options.dtype)
-    pairs = {"attention": attention(dtype), "low_rank": low_rank(dtype)}
+    pairs = {
+        "attention": attention(dtype),
+        "rowwise": rowwise(dtype),
+        "low_rank": low_rank(dtype),
+    }
     result: dict[str, Any] = {"machine": machine(), "dtype": options.dtype}
     for name, (ours, theirs) in pairs.items():
         ours_ms, theirs_ms = [], []
@@ -69,6 +76,33 @@ def attention(dtype: torch.dtype) -> tuple[Callable[[], Tensor], Callable[[], Te
         return nn.functional.scaled_dot_product_attention(
             query, key.repeat_interleave(3, 1), value.repeat_interleave(3, 1), is_causal=True
         )
+
+    return ours, fused
+
+
+def rowwise(dtype: torch.dtype) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+    """8 texts of 75 to 250 tokens, 9 query heads and 3 key heads of width 64."""
+    lengths_B = torch.arange(75, 251, 25)
+    longest = int(lengths_B.max())
+    real_BT = torch.arange(longest) < lengths_B.unsqueeze(1)
+    n = int(lengths_B.sum())
+    query = torch.randn(n, 9, 64, dtype=dtype, requires_grad=True)
+    key, value = (torch.randn(n, 3, 64, dtype=dtype, requires_grad=True) for _ in range(2))
+
+    def ours() -> Tensor:
+        return rowwise_attention(query, key, value, real_BT, 64**-0.5)
+
+    def padded(packed: Tensor) -> Tensor:
+        rows = nn.utils.rnn.pad_sequence(
+            list(torch.split(packed, lengths_B.tolist())), batch_first=True
+        )
+        return rows.transpose(1, 2)
+
+    def fused() -> Tensor:
+        values = nn.functional.scaled_dot_product_attention(
+            padded(query), padded(key), padded(value), is_causal=True, enable_gqa=True
+        )
+        return values.transpose(1, 2)[real_BT].flatten(1)
 
     return ours, fused
 

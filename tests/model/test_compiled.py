@@ -54,7 +54,12 @@ def states_and_gradients(model, role, x, lengths):
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize(
     ("role", "n_positions", "lengths"),
-    [("compressor", 21, (21, 9, 14)), ("reasoner", 24, (1, 24)), ("generator", 70, (70,))],
+    [
+        ("compressor", 21, (21, 9, 14)),
+        ("reasoner", 24, (1, 24)),
+        ("generator", 70, (70,)),
+        ("generator", 9, (9, 9, 9, 9)),
+    ],
 )
 def test_states_and_gradients_are_those_of_the_plain_layers(
     pair, role, n_positions, lengths, checkpointing
@@ -123,16 +128,21 @@ def test_a_model_says_the_same_packed(tiny_base, merged):
     assert targets.tolist() == same.tolist() == [7, 9]
 
 
-def test_torchs_own_attention_gives_the_same_as_products():
+@pytest.mark.parametrize("learns", [False, True])
+def test_attention_row_by_row_gives_what_torchs_own_does(learns):
     generator = torch.Generator().manual_seed(5)
-    query = torch.randn(2, 6, 11, 8, generator=generator)
-    key, value = (torch.randn(2, 3, 11, 8, generator=generator) for _ in range(2))
-    bias = compiled.causal_bias(11, torch.float32, torch.device("cpu"))
-    attended = [
-        compiled.attended(query, key, value, bias, Sizes(6, 3, 1.0, 1e-5, 0.3, own))
-        for own in (True, False)
-    ]
-    torch.testing.assert_close(attended[0], attended[1], rtol=1e-5, atol=1e-6)
+    packing = Packing.of(torch.tensor([11, 1, 7]), 11)
+    given = [torch.randn(19, heads, 8, generator=generator) for heads in (6, 3, 3)]
+    weights = torch.randn(19, 48, generator=generator)
+    results = []
+    for rowwise in (True, False):
+        inputs = [one.clone().requires_grad_(learns) for one in given]
+        values = compiled.attended(*inputs, packing, Sizes(6, 3, 1.0, 1e-5, 0.3, rowwise))
+        if learns:
+            (values * weights).sum().backward()
+        results.append([values, *(one.grad for one in inputs)])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_layers_of_another_kind_are_not_taken(tiny_base):

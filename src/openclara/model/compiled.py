@@ -10,7 +10,7 @@ D width, F width of the MLP, H query heads, K key heads, W head width, R rank.
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from openclara.model.fused import is_plain_llama
+from openclara.model.rowwise import rowwise_attention
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,7 +60,7 @@ class Sizes(NamedTuple):
     scale: float
     epsilon: float
     attention_scale: float
-    own_attention: bool
+    rowwise: bool
 
 
 @cache
@@ -169,16 +170,15 @@ class PackedLayers:
         # Both halves of the tables are equal.
         half = cos_1NW.shape[-1] // 2
         cos_NW, sin_NW = (table[0, :, :half].contiguous() for table in (cos_1NW, sin_1NW))
-        bias_TT = causal_bias(embedded_BTD.shape[1], cos_NW.dtype, cos_NW.device)
         # Rows and positions vary and nothing else does: with every number a variable, as
         # `dynamic=True` has it, loops over heads take three times as long (measured).
         rows = ((cos_NW, 0), (sin_NW, 0), (packing.at_N, 0))
-        pairs = ((bias_TT, (0, 1)), (packing.at_BT, (0, 1)), (packing.real_BT, (0, 1)))
+        pairs = ((packing.at_BT, (0, 1)), (packing.real_BT, (0, 1)))
         for tensor, axes in (*rows, *pairs):
             torch._dynamo.maybe_mark_dynamic(tensor, axes)
         for layer in model.layers[:n_layers]:
             torch._dynamo.maybe_mark_dynamic(x_ND, 0)
-            given = self._sizes(layer), x_ND, cos_NW, sin_NW, bias_TT, packing
+            given = self._sizes(layer), x_ND, cos_NW, sin_NW, packing
             if layer.gradient_checkpointing and layer.training:
                 x_ND = checkpoint(_compiled(), *given, self._weights(layer), use_reentrant=False)
             else:
@@ -203,22 +203,12 @@ class PackedLayers:
             scale=_projections(layer)[0].scaling[self._roles.active],
             epsilon=config.rms_norm_eps,
             attention_scale=layer.self_attn.scaling,
-            # On a CPU torch's own kernel is quicker forward, and slower with its backward pass.
-            own_attention=layer.input_layernorm.weight.device.type == "cpu"
-            and torch.is_grad_enabled(),
+            rowwise=layer.input_layernorm.weight.device.type == "cpu",
         )
 
 
 def _projections(layer: Any) -> list[Any]:
     return [getattr(getattr(layer, part), name) for part, name in PROJECTIONS]
-
-
-@lru_cache(maxsize=2)
-def causal_bias(n_positions: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(T, T) what is added to scores: 0 up to the own position, a finite floor after it."""
-    after = torch.ones(n_positions, n_positions, dtype=torch.bool, device=device).triu_(1)
-    floor = torch.finfo(dtype).min / 2
-    return torch.zeros_like(after, dtype=dtype).masked_fill_(after, floor)
 
 
 @cache
@@ -233,7 +223,6 @@ def decoder_layer(
     x_ND: Tensor,
     cos_NW: Tensor,
     sin_NW: Tensor,
-    bias_TT: Tensor,
     packing: Packing,
     weights: Weights,
 ) -> Tensor:
@@ -244,7 +233,6 @@ def decoder_layer(
         x_ND: (N, D) states of all rows' positions, one after the other.
         cos_NW: (N, W / 2) cosines of the rotary positions.
         sin_NW: (N, W / 2) their sines.
-        bias_TT: (T, T) 0 where a position may look and a large negative number elsewhere.
         packing: Which row and position each belongs to.
         weights: The layer's tensors.
     """
@@ -255,8 +243,7 @@ def decoder_layer(
         query = _rotated(q.view(len(q), sizes.n_heads, -1), cos_NW, sin_NW)
         key = _rotated(k.view(len(k), sizes.n_key_heads, -1), cos_NW, sin_NW)
         value = v.view(len(v), sizes.n_key_heads, -1)
-        query, key, value = (_unpacked(one, packing) for one in (query, key, value))
-        attended_ND = _packed(attended(query, key, value, bias_TT, sizes), packing)
+        attended_ND = attended(query, key, value, packing, sizes)
         x_ND = x_ND + _adapted(attended_ND, weights, (3,), sizes.scale)[0]
         normed_ND = _normed(x_ND, weights.norms[1], sizes.epsilon)
         gate_NF, up_NF = _adapted(normed_ND, weights, (4, 5), sizes.scale)
@@ -335,28 +322,14 @@ def _rotated(x_NHW: Tensor, cos_NW: Tensor, sin_NW: Tensor) -> Tensor:
 
 
 def attended(
-    query_BHTW: Tensor, key_BKTW: Tensor, value_BKTW: Tensor, bias_TT: Tensor, sizes: Sizes
+    query_NHW: Tensor, key_NKW: Tensor, value_NKW: Tensor, packing: Packing, sizes: Sizes
 ) -> Tensor:
-    """(B, T, H * W) causal attention of (B, H, T, W) queries on (B, K, T, W) keys and values."""
-    n_rows, n_heads, n_positions, width = query_BHTW.shape
-    if not sizes.own_attention:
-        attended_BHTW = nn.functional.scaled_dot_product_attention(
-            query_BHTW,
-            key_BKTW,
-            value_BKTW,
-            is_causal=True,
-            scale=sizes.attention_scale,
-            enable_gqa=True,
-        )
-        return attended_BHTW.transpose(1, 2).reshape(n_rows, n_positions, -1)
-    # Query heads of one group share a product, so keys and values are never repeated.
-    n_key_heads = sizes.n_key_heads
-    query_BHTW = query_BHTW * sizes.attention_scale
-    query_NXW = query_BHTW.reshape(n_rows * n_key_heads, -1, width)
-    key_NTW, value_NTW = key_BKTW.flatten(0, 1), value_BKTW.flatten(0, 1)
-    scores = torch.bmm(query_NXW, key_NTW.transpose(1, 2))
-    scores = scores.view(n_rows, n_heads, n_positions, n_positions) + bias_TT
-    shares = torch.softmax(scores.float(), dim=-1).to(value_NTW.dtype)
-    attended_NXW = torch.bmm(shares.view(n_rows * n_key_heads, -1, n_positions), value_NTW)
-    attended_BHTW = attended_NXW.view(n_rows, n_heads, n_positions, width)
-    return attended_BHTW.transpose(1, 2).reshape(n_rows, n_positions, -1)
+    """(N, H * W) causal attention of packed queries on packed keys and values."""
+    scale = sizes.attention_scale
+    if sizes.rowwise:
+        return rowwise_attention(query_NHW, key_NKW, value_NKW, packing.real_BT, scale)
+    query, key, value = (_unpacked(one, packing) for one in (query_NHW, key_NKW, value_NKW))
+    attended_BHTW = nn.functional.scaled_dot_product_attention(
+        query, key, value, is_causal=True, scale=scale, enable_gqa=True
+    )
+    return _packed(attended_BHTW.transpose(1, 2).flatten(2), packing)
