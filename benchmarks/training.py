@@ -90,7 +90,7 @@ def rowwise(dtype: torch.dtype) -> tuple[Callable[[], Tensor], Callable[[], Tens
     key, value = (torch.randn(n, 3, 64, dtype=dtype, requires_grad=True) for _ in range(2))
 
     def ours() -> Tensor:
-        return rowwise_attention(query, key, value, real_BT, 64**-0.5)
+        return rowwise_attention(query, key, value, real_BT, real_BT, 64**-0.5)
 
     def padded(packed: Tensor) -> Tensor:
         rows = nn.utils.rnn.pad_sequence(

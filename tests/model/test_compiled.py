@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 import torch
-from tiny import plain_lm, random_roles, tiny_clara_model
+from tiny import anchored_memory, plain_lm, random_roles, tiny_clara_model
 
 from openclara.data.batches import prompt_batch, text_batch
 from openclara.model import compiled
 from openclara.model.compiled import Packing, Sizes, can_compile, compile_layers
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from openclara.model.clara import ClaraModel
 
 pytestmark = pytest.mark.skipif(not can_compile("cpu"), reason="torch's compiler needs g++ here")
 
@@ -128,6 +135,26 @@ def test_a_model_says_the_same_packed(tiny_base, merged):
     assert targets.tolist() == same.tolist() == [7, 9]
 
 
+def anchored(base: Path, *, merged: bool) -> ClaraModel:
+    model = tiny_clara_model(base, merged=merged)
+    model.memory = anchored_memory(model.vocabulary.weight, line_ends=[7])
+    return model
+
+
+@torch.no_grad()
+def test_memory_that_carries_is_read_after_the_text(tiny_base, monkeypatch):
+    packed = anchored(tiny_base, merged=False)
+    packed.packed = compile_layers(packed.roles)
+    texts = text_batch([[20, 30, 40], [], [11, 7, *range(40, 60)]], n_memory=4, bos=1, eos=2)
+    expected = anchored(tiny_base, merged=True).encode(texts, "compressor")
+    monkeypatch.setattr(packed, "text_states", None)
+    found = packed.encode(texts, "compressor")
+    for name in ("latents_RMD", "text_mean_RD", "memory_mean_RD", "weights_RM"):
+        torch.testing.assert_close(
+            getattr(found, name), getattr(expected, name), rtol=1e-4, atol=1e-4
+        )
+
+
 @pytest.mark.parametrize("learns", [False, True])
 def test_attention_row_by_row_gives_what_torchs_own_does(learns):
     generator = torch.Generator().manual_seed(5)
@@ -137,7 +164,9 @@ def test_attention_row_by_row_gives_what_torchs_own_does(learns):
     results = []
     for rowwise in (True, False):
         inputs = [one.clone().requires_grad_(learns) for one in given]
-        values = compiled.attended(*inputs, packing, Sizes(6, 3, 1.0, 1e-5, 0.3, rowwise))
+        values = compiled.attended(
+            *inputs, packing.real_BT, packing, Sizes(6, 3, 1.0, 1e-5, 0.3, rowwise)
+        )
         if learns:
             (values * weights).sum().backward()
         results.append([values, *(one.grad for one in inputs)])

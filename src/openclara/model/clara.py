@@ -141,10 +141,12 @@ class ClaraModel(nn.Module):
         if self.memory.anchored:
             if role == "reasoner":
                 carried = self._carried(batch, embedded_RTD, None)
-            elif torch.is_grad_enabled() or self.packed is not None:
+            elif torch.is_grad_enabled() or not (self.packed is None or self.packed.rowwise):
                 carried = self._carried(batch, embedded_RTD, self.text_states(batch, embedded_RTD))
-            else:
+            elif self.packed is None:
                 return self._text_first(batch, embedded_RTD, role)
+            else:
+                return self._packed_text_first(self.packed, batch, embedded_RTD, role)
             embedded_RTD = self._at_memory(batch, embedded_RTD, carried.embeddings_RMD)
         lengths_R = batch.text_lengths_R + batch.memory_positions_RM.shape[1]
         with self.roles.use(role) as lm:
@@ -183,6 +185,26 @@ class ClaraModel(nn.Module):
         states_RTD[:, :longest] = text_RTD
         index_RMD = batch.memory_positions_RM.unsqueeze(-1).expand_as(memory_RMD)
         return states_RTD.scatter(1, index_RMD, memory_RMD), carried
+
+    def _packed_text_first(
+        self, packed: PackedLayers, batch: TextBatch, embedded_RTD: Tensor, role: Role
+    ) -> tuple[Tensor, Carried]:
+        """As `_text_first`, in training, where nothing of the compressor learns."""
+        found: list[Carried] = []
+
+        def carrying(states_RTD: Tensor) -> Tensor:
+            found.append(self._carried(batch, embedded_RTD, states_RTD))
+            return self._at_memory(batch, embedded_RTD, found[0].embeddings_RMD)
+
+        with self.roles.use(role) as lm:
+            states_RTD = packed.text_first(
+                embedded_RTD,
+                batch.text_lengths_R,
+                batch.memory_positions_RM.shape[1],
+                n_layers=self._n_text_layers(lm),
+                carrying=carrying,
+            )
+        return states_RTD, found[0]
 
     def _at_memory(self, batch: TextBatch, embedded_RTD: Tensor, carried_RMD: Tensor) -> Tensor:
         """(R, T, D) input embeddings with what the memory tokens carry added at these."""

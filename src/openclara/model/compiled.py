@@ -136,11 +136,35 @@ class Packing(NamedTuple):
         return padded_BTD.index_copy(0, self.at_N, x_ND).view(*self.real_BT.shape, -1)
 
 
+class Tables(NamedTuple):
+    """Rotary positions: (N, W / 2) cosines and sines."""
+
+    cos_NW: Tensor
+    sin_NW: Tensor
+
+
+class Earlier(NamedTuple):
+    """Positions of rows before those that a layer computes.
+
+    Attributes:
+        x_ND: (N, D) their states before the layer, of all rows one after the other.
+        tables: Their rotary positions.
+        order_N: Where keys of whole rows are, among those of the earlier positions of all rows and
+            then the others.
+        asked_BM: (B, M) false at the padding of what is computed of each row.
+    """
+
+    x_ND: Tensor
+    tables: Tables
+    order_N: Tensor
+    asked_BM: Tensor
+
+
 class PackedLayers:
     """The layers under adapters, as functions of packed positions.
 
     Products, norms and activations see no padding, which is a sixth of a batch of documents and
-    more; attention alone works on padded rows.
+    more; on a GPU attention alone works on padded rows.
 
     Args:
         roles: Unmerged adapters on a base of plain Llama layers.
@@ -164,26 +188,100 @@ class PackedLayers:
         """
         model = self._roles.lm.model
         packing = Packing.of(lengths_B, embedded_BTD.shape[1])
-        x_ND = packing.pack(embedded_BTD)
-        positions_N = packing.at_N % embedded_BTD.shape[1]
-        cos_1NW, sin_1NW = model.rotary_emb(x_ND, positions_N.unsqueeze(0))
+        x_ND, tables = packing.pack(embedded_BTD), self._tables(embedded_BTD, packing)
+        for layer in model.layers[:n_layers]:
+            x_ND = self._through(layer, x_ND, tables, packing)
+        return packing.unpack(model.norm(x_ND))
+
+    @property
+    def rowwise(self) -> bool:
+        """Whether attention goes row by row, as it does on a CPU."""
+        weight: Tensor = self._roles.lm.model.layers[0].input_layernorm.weight
+        return weight.device.type == "cpu"
+
+    def text_first(
+        self,
+        embedded_RTD: Tensor,
+        text_lengths_R: Tensor,
+        n_memory: int,
+        *,
+        n_layers: int,
+        carrying: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """As a call, for texts whose memory tokens begin as what their own states tell.
+
+        Each text is read once: its memory tokens go through the first layers after it, with the
+        keys of its states, which are kept. Attention must be row by row.
+
+        Args:
+            embedded_RTD: (R, T, D) input embeddings of the texts, each before its memory tokens.
+            text_lengths_R: (R,) positions before the memory tokens.
+            n_memory: Memory tokens of each.
+            n_layers: After how many layers the texts' states are read.
+            carrying: Given these (R, T', D), after the final norm, the (R, T, D) input embeddings
+                with those of the memory tokens as they are to be.
+
+        Returns:
+            (R, T, D), zero at padding.
+        """
+        model = self._roles.lm.model
+        longest, n_positions = int(text_lengths_R.max()), embedded_RTD.shape[1]
+        text = Packing.of(text_lengths_R, longest)
+        x_ND, tables = text.pack(embedded_RTD[:, :longest]), self._tables(embedded_RTD, text)
+        read: list[Tensor] = []
+        for layer in model.layers[:n_layers]:
+            read.append(x_ND)
+            x_ND = self._through(layer, x_ND, tables, text)
+        embedded_RTD = carrying(text.unpack(model.norm(x_ND)))
+        whole = Packing.of(text_lengths_R + n_memory, n_positions)
+        whole_tables = self._tables(embedded_RTD, whole)
+        memory_N = whole.at_N % n_positions >= text_lengths_R[whole.at_N // n_positions]
+        # Of texts, one after the other, and then memory tokens likewise: as they stand in rows.
+        order_N = torch.where(
+            memory_N, len(x_ND) - 1 + memory_N.cumsum(0), (~memory_N).cumsum(0) - 1
+        )
+        asked_RM = memory_N.new_ones(len(text_lengths_R), n_memory)
+        memory_MD = whole.pack(embedded_RTD)[memory_N]
+        memory_tables = Tables(*(table[memory_N] for table in whole_tables))
+        for layer, states_ND in zip(model.layers[:n_layers], read, strict=True):
+            earlier = Earlier(states_ND, tables, order_N, asked_RM)
+            memory_MD = self._through(layer, memory_MD, memory_tables, whole, earlier)
+        x_ND = torch.cat([x_ND, memory_MD])[order_N]
+        for layer in model.layers[n_layers:]:
+            x_ND = self._through(layer, x_ND, whole_tables, whole)
+        return whole.unpack(model.norm(x_ND))
+
+    def _tables(self, like_BTD: Tensor, packing: Packing) -> Tables:
+        positions_N = packing.at_N % packing.real_BT.shape[1]
+        cos_1NW, sin_1NW = self._roles.lm.model.rotary_emb(like_BTD, positions_N.unsqueeze(0))
         # Both halves of the tables are equal.
         half = cos_1NW.shape[-1] // 2
-        cos_NW, sin_NW = (table[0, :, :half].contiguous() for table in (cos_1NW, sin_1NW))
+        return Tables(*(table[0, :, :half].contiguous() for table in (cos_1NW, sin_1NW)))
+
+    def _through(
+        self,
+        layer: Any,
+        x_ND: Tensor,
+        tables: Tables,
+        packing: Packing,
+        earlier: Earlier | None = None,
+    ) -> Tensor:
         # Rows and positions vary and nothing else does: with every number a variable, as
         # `dynamic=True` has it, loops over heads take three times as long (measured).
-        rows = ((cos_NW, 0), (sin_NW, 0), (packing.at_N, 0))
-        pairs = ((packing.at_BT, (0, 1)), (packing.real_BT, (0, 1)))
-        for tensor, axes in (*rows, *pairs):
-            torch._dynamo.maybe_mark_dynamic(tensor, axes)
-        for layer in model.layers[:n_layers]:
-            torch._dynamo.maybe_mark_dynamic(x_ND, 0)
-            given = self._sizes(layer), x_ND, cos_NW, sin_NW, packing
-            if layer.gradient_checkpointing and layer.training:
-                x_ND = checkpoint(_compiled(), *given, self._weights(layer), use_reentrant=False)
-            else:
-                x_ND = _compiled()(*given, self._weights(layer))
-        return packing.unpack(model.norm(x_ND))
+        vary = [x_ND, *tables, packing.at_N]
+        vary_twice = [packing.at_BT, packing.real_BT]
+        if earlier is not None:
+            vary += [earlier.x_ND, *earlier.tables, earlier.order_N]
+            vary_twice.append(earlier.asked_BM)
+        for tensor in vary:
+            torch._dynamo.maybe_mark_dynamic(tensor, 0)
+        for tensor in vary_twice:
+            torch._dynamo.maybe_mark_dynamic(tensor, (0, 1))
+        given = self._sizes(layer), x_ND, tables, packing, self._weights(layer), earlier
+        if layer.gradient_checkpointing and layer.training:
+            checkpointed: Tensor = checkpoint(_compiled(), *given, use_reentrant=False)
+            return checkpointed
+        return _compiled()(*given)
 
     def _weights(self, layer: Any) -> Weights:
         role = self._roles.active
@@ -203,7 +301,7 @@ class PackedLayers:
             scale=_projections(layer)[0].scaling[self._roles.active],
             epsilon=config.rms_norm_eps,
             attention_scale=layer.self_attn.scaling,
-            rowwise=layer.input_layernorm.weight.device.type == "cpu",
+            rowwise=self.rowwise,
         )
 
 
@@ -221,29 +319,37 @@ def _compiled() -> Callable[..., Tensor]:
 def decoder_layer(
     sizes: Sizes,
     x_ND: Tensor,
-    cos_NW: Tensor,
-    sin_NW: Tensor,
+    tables: Tables,
     packing: Packing,
     weights: Weights,
+    earlier: Earlier | None = None,
 ) -> Tensor:
     """One layer under one role, causal from the first position of a row on.
 
     Args:
         sizes: What is fixed about the layer.
-        x_ND: (N, D) states of all rows' positions, one after the other.
-        cos_NW: (N, W / 2) cosines of the rotary positions.
-        sin_NW: (N, W / 2) their sines.
-        packing: Which row and position each belongs to.
+        x_ND: (N, D) states of all rows' positions, one after the other; without the earlier ones.
+        tables: Rotary positions of these.
+        packing: Which row and position each belongs to; the earlier ones with them.
         weights: The layer's tensors.
+        earlier: Positions that are looked at and computed no further.
     """
     # Types are chosen here, as autocast would choose them.
     with torch.autocast(x_ND.device.type, enabled=False):
         normed_ND = _normed(x_ND, weights.norms[0], sizes.epsilon)
         q, k, v = _adapted(normed_ND, weights, (0, 1, 2), sizes.scale)
-        query = _rotated(q.view(len(q), sizes.n_heads, -1), cos_NW, sin_NW)
-        key = _rotated(k.view(len(k), sizes.n_key_heads, -1), cos_NW, sin_NW)
+        query = _rotated(q.view(len(q), sizes.n_heads, -1), tables)
+        key = _rotated(k.view(len(k), sizes.n_key_heads, -1), tables)
         value = v.view(len(v), sizes.n_key_heads, -1)
-        attended_ND = attended(query, key, value, packing, sizes)
+        asked_BM = packing.real_BT
+        if earlier is not None:
+            asked_BM = earlier.asked_BM
+            normed_ND = _normed(earlier.x_ND, weights.norms[0], sizes.epsilon)
+            k, v = _adapted(normed_ND, weights, (1, 2), sizes.scale)
+            earlier_key = _rotated(k.view(len(k), sizes.n_key_heads, -1), earlier.tables)
+            key = torch.cat([earlier_key, key])[earlier.order_N]
+            value = torch.cat([v.view(len(v), sizes.n_key_heads, -1), value])[earlier.order_N]
+        attended_ND = attended(query, key, value, asked_BM, packing, sizes)
         x_ND = x_ND + _adapted(attended_ND, weights, (3,), sizes.scale)[0]
         normed_ND = _normed(x_ND, weights.norms[1], sizes.epsilon)
         gate_NF, up_NF = _adapted(normed_ND, weights, (4, 5), sizes.scale)
@@ -314,21 +420,35 @@ def _normed(x_ND: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
     return weight_D * wide.to(x_ND.dtype)
 
 
-def _rotated(x_NHW: Tensor, cos_NW: Tensor, sin_NW: Tensor) -> Tensor:
+def _rotated(x_NHW: Tensor, tables: Tables) -> Tensor:
     first, second = x_NHW.chunk(2, dim=-1)
-    cos_N1W, sin_N1W = cos_NW.unsqueeze(1), sin_NW.unsqueeze(1)
+    cos_N1W, sin_N1W = (table.unsqueeze(1) for table in tables)
     turned = (first * cos_N1W - second * sin_N1W, second * cos_N1W + first * sin_N1W)
     return torch.cat(turned, dim=-1)
 
 
 def attended(
-    query_NHW: Tensor, key_NKW: Tensor, value_NKW: Tensor, packing: Packing, sizes: Sizes
+    query_MHW: Tensor,
+    key_NKW: Tensor,
+    value_NKW: Tensor,
+    asked_BM: Tensor,
+    packing: Packing,
+    sizes: Sizes,
 ) -> Tensor:
-    """(N, H * W) causal attention of packed queries on packed keys and values."""
+    """(M, H * W) causal attention of packed queries on packed keys and values.
+
+    Args:
+        query_MHW: (M, H, W) queries of the last positions of each row.
+        key_NKW: (N, K, W) keys of all positions.
+        value_NKW: (N, K, W) values.
+        asked_BM: (B, M) false at the padding of rows of queries; those of keys where not `rowwise`.
+        packing: Which row and position keys belong to.
+        sizes: What is fixed about the layer.
+    """
     scale = sizes.attention_scale
     if sizes.rowwise:
-        return rowwise_attention(query_NHW, key_NKW, value_NKW, packing.real_BT, scale)
-    query, key, value = (_unpacked(one, packing) for one in (query_NHW, key_NKW, value_NKW))
+        return rowwise_attention(query_MHW, key_NKW, value_NKW, asked_BM, packing.real_BT, scale)
+    query, key, value = (_unpacked(one, packing) for one in (query_MHW, key_NKW, value_NKW))
     attended_BHTW = nn.functional.scaled_dot_product_attention(
         query, key, value, is_causal=True, scale=scale, enable_gqa=True
     )
