@@ -18,7 +18,7 @@ SIDES = ("openclara", "plain", "padded")
 
 def main() -> None:
     """Print Markdown."""
-    lines = [*speed(), "", *stages(), "", *search(), "", *load(), "", *soak()]
+    lines = [*speed(), "", *stages(), "", *choices(), "", *search(), "", *load(), "", *soak()]
     print("\n".join(lines))
 
 
@@ -27,13 +27,19 @@ def read(name: str) -> Any:
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def speed() -> list[str]:
-    """Compression, first token and training choices, each against what it is measured against."""
-    compress, training = read("compress"), read("training")
-    machine = compress["machine"]
-    lines = [
+def measured_on(machine: Any) -> str:
+    """The machine, and what the figures of a table are."""
+    return (
         f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}, bf16; "
-        "medians, with least and largest in brackets; each ratio from one run, sides in turn.",
+        "medians, with least and largest in brackets; each ratio from one run, sides in turn."
+    )
+
+
+def speed() -> list[str]:
+    """Compression and first token, each against what it is measured against."""
+    compress = read("compress")
+    lines = [
+        measured_on(compress["machine"]),
         "",
         "| | openclara | against | ratio |",
         "|---|---|---|---|",
@@ -47,17 +53,6 @@ def speed() -> list[str]:
         )
     lines += first_token(read("first_token"), "")
     lines += first_token(read("first_token_without_amx"), "; AMX switched off")
-    names = {
-        "attention": "attention, forward and backward",
-        "rowwise": "attention of 8 rows of 75 to 250 tokens, forward and backward",
-        "low_rank": "linear layer with LoRA",
-    }
-    for key, name in names.items():
-        row = training[key]
-        lines.append(
-            f"| {name}, ms | {cell(row['ours_ms'], 1)} | torch's own {cell(row['replaced_ms'], 1)} "
-            f"| {cell(row['ratio'], 1)} |"
-        )
     return lines
 
 
@@ -77,6 +72,8 @@ def first_token(first: Any, how: str) -> list[str]:
 def stages() -> list[str]:
     """One training step of each stage against a plain loop."""
     lines = [
+        measured_on(read("stages")["machine"]),
+        "",
         "| training step | tokens/s | plain loop | ratio | padded to full length | ratio "
         "| peak MB of the three |",
         "|---|---|---|---|---|---|---|",
@@ -87,6 +84,29 @@ def stages() -> list[str]:
         peaks = ", ".join(f"{row['peak_mb'][side]:,}" for side in SIDES)
         lines.append(
             f"| {stage} | {ours} | {plain} | {over_plain} | {padded} | {over_padded} | {peaks} |"
+        )
+    return lines
+
+
+def choices() -> list[str]:
+    """What a training step is made of, against what it replaces."""
+    training = read("training")
+    lines = [
+        measured_on(training["machine"]),
+        "",
+        "| forward and backward, ms | openclara | torch's own | ratio |",
+        "|---|---|---|---|",
+    ]
+    names = {
+        "attention": "attention of 8 texts of 256 tokens",
+        "rowwise": "attention of 8 texts of 75 to 250 tokens, packed",
+        "low_rank": "linear layer with LoRA",
+    }
+    for key, name in names.items():
+        row = training[key]
+        lines.append(
+            f"| {name} | {cell(row['ours_ms'], 1)} | {cell(row['replaced_ms'], 1)} "
+            f"| {cell(row['ratio'], 1)} |"
         )
     return lines
 

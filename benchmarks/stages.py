@@ -2,14 +2,14 @@
 
     python benchmarks/stages.py
 
-All take the same batch, forward and backward, on the same base with the same adapters. `openclara`
-has its layers packed and compiled, as the recipes do, and is timed after the compiler is done;
-`uncompiled` is the same without. The plain loop composes base and adapter as peft does, keeps all
-hidden states and computes the logits of the whole vocabulary at every position, of documents as of
-prompts; `padded` besides pads documents and questions to the model's document length, as the
-published code does (a question there to 1,024 and more; not here). Tokens are those of the batch
-without padding. Times are taken in turn in one process, memory in a process of its own for each;
-prints JSON.
+All take the same batch, forward and backward, on the same base with the same adapters and memory
+tokens that are learned rows, as those of the published code are. `openclara` has its layers packed
+and compiled, as the recipes do, and is timed after the compiler is done; `uncompiled` is the same
+without. The plain loop composes base and adapter as peft does, keeps all hidden states and computes
+the logits of the whole vocabulary at every position, of documents as of prompts; `padded` besides
+pads documents and questions to the model's document length, as the published code does (a question
+there to 1,024 and more; not here). Tokens are those of the batch without padding. Times are taken
+in turn in one process, memory in a process of its own for each; prints JSON.
 """
 
 from __future__ import annotations
