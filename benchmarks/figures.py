@@ -18,7 +18,7 @@ SIDES = ("openclara", "plain", "padded")
 
 def main() -> None:
     """Print Markdown."""
-    lines = [*speed(), "", *stages(), "", *choices(), "", *search(), "", *load(), "", *soak()]
+    lines = [*speed(), "", *search(), "", *stages(), "", *choices(), "", *load(), "", *soak()]
     print("\n".join(lines))
 
 
