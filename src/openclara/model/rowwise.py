@@ -10,6 +10,7 @@ heads, G query heads for each key head, W head width.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -56,7 +57,7 @@ def _forward(
     """(M, H, W) attended values, and the shares of positions in the room of `_shares`."""
     n_heads, n_groups = query_MHW.shape[1], key_NKW.shape[1]
     attended_MHW, shares_MHT = _room(query_MHW), _shares(query_MHW, real_BT)
-    after_TT = _after(real_BT.shape[1], query_MHW)
+    after_TT = _after(real_BT.shape[1], query_MHW.dtype)
     for asked, rows in _rows(asked_BQ, real_BT):
         n_asked, n = asked.stop - asked.start, rows.stop - rows.start
         query_KGW = _by_group(query_MHW[asked] * scale, n_groups)
@@ -164,6 +165,7 @@ def _by_group(x_QHW: Tensor, n_groups: int) -> Tensor:
     return x_QHW.transpose(0, 1).reshape(n_groups, -1, x_QHW.shape[2])
 
 
-def _after(longest: int, like: Tensor) -> Tensor:
-    """(T, T) 0 up to the own position, minus infinity after it."""
-    return torch.full((longest, longest), -torch.inf).triu_(1).to(like.dtype)
+@lru_cache(maxsize=4)
+def _after(longest: int, dtype: torch.dtype) -> Tensor:
+    """(T, T) 0 up to the own position, minus infinity after it; the same in every layer."""
+    return torch.full((longest, longest), -torch.inf, dtype=dtype).triu_(1)
