@@ -113,6 +113,10 @@ class ReadStage(Strict):
     """As in the compress stage."""
     k: int = Field(1, ge=1)
     """As in the instruct stage."""
+    distractors: Literal["own", "batch"] = "own"
+    """With `batch` every other prompt that has fewer than k documents gets some of the batch's
+    other examples besides, their latents being there already: so a question on one passage is asked
+    among several too."""
 
 
 class TextStage(Strict):

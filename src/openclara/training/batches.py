@@ -1,6 +1,6 @@
 """What a stage computes on: one micro-batch, its loss, and what that loss is a mean of.
 
-Legend: B questions, N candidates or documents.
+Legend: B questions, N candidates or documents, S documents in the prompts.
 """
 
 from __future__ import annotations
@@ -59,6 +59,8 @@ class StageBatch:
         questions: Questions as texts for the reasoner.
         relevant_BN: (B, N) which documents are gold: of a question's own candidates where they
             are chosen from, of all documents of the batch for the contrastive loss.
+        shown_S: (S,) which documents fill the slots of the prompts, one prompt after the other;
+            None where it is every one once, in order.
     """
 
     documents: TextBatch | None
@@ -66,6 +68,7 @@ class StageBatch:
     n_documents: tuple[int, ...]
     questions: TextBatch | None = None
     relevant_BN: Tensor | None = None
+    shown_S: Tensor | None = None
 
     @property
     def n_tokens(self) -> int:
@@ -90,6 +93,7 @@ class StageBatch:
             self.n_documents,
             None if self.questions is None else self.questions.to(device),
             None if self.relevant_BN is None else self.relevant_BN.to(device),
+            None if self.shown_S is None else self.shown_S.to(device),
         )
 
 

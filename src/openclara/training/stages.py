@@ -5,6 +5,7 @@ Legend: B questions, N candidates, K chosen documents, R texts, M memory tokens,
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import torch
@@ -72,7 +73,9 @@ class Collator:
         read = n_read * (longest + n_memory + 3)
         if self.stage.kind == "supervised":
             return read + written + n_memory
-        return read + self._n_shown(n_read) * (n_memory + 1) + written
+        # Half of the prompts get none of the others' documents, and the rest any number.
+        n_shown = self._n_shown(n_read) + (self._room(n_read) + 1) // 4
+        return read + n_shown * (n_memory + 1) + written
 
     def batch(
         self, examples: Sequence[Example], *, n_memory: int, rng: random.Random
@@ -91,7 +94,7 @@ class Collator:
             n_read = min(n_read, *(len(example.texts) for example in examples))
         chosen = [self._documents(example, n_read, rng) for example in examples]
         pairs = list(zip(examples, chosen, strict=True))
-        documents = questions = prompts = relevant_BN = None
+        documents = questions = prompts = relevant_BN = shown_S = None
         if kind != "text":
             texts = [example.texts[i] for example, ids in pairs for i in ids]
             documents = self._text_batch(texts, n_memory)
@@ -107,9 +110,38 @@ class Collator:
         if kind == "supervised":
             relevant_BN = torch.tensor([[i in example.gold for i in ids] for example, ids in pairs])
         else:
-            prompts = prompt_batch([self._prompt(*pair, n_memory, rng) for pair in pairs])
+            shown = chosen
+            if self.stage.kind == "read" and self.stage.distractors == "batch":
+                at = itertools.count()
+                own = [[next(at) for _ in ids] for ids in chosen]
+                shown = [self._among_others(ids, own, rng) for ids in own]
+                shown_S = torch.tensor([i for ids in shown for i in ids])
+            prompts = prompt_batch(
+                [
+                    self._prompt(*pair, len(ids), n_memory, rng)
+                    for pair, ids in zip(pairs, shown, strict=True)
+                ]
+            )
         n_documents = tuple(len(ids) for ids in chosen)
-        return StageBatch(documents, prompts, n_documents, questions, relevant_BN)
+        return StageBatch(documents, prompts, n_documents, questions, relevant_BN, shown_S)
+
+    def _among_others(
+        self, own: Sequence[int], of_all: Sequence[Sequence[int]], rng: random.Random
+    ) -> list[int]:
+        """The documents of an example, every other time with some of the others' among them."""
+        others = [i for ids in of_all if ids is not own for i in ids]
+        most = min(self._room(len(own)), len(others))
+        if most == 0 or rng.random() < 0.5:
+            return list(own)
+        shown = [*own, *rng.sample(others, rng.randint(1, most))]
+        rng.shuffle(shown)
+        return shown
+
+    def _room(self, n_own: int) -> int:
+        """How many documents of other examples a prompt may hold besides."""
+        if self.stage.kind == "read" and self.stage.distractors == "batch":
+            return max(0, self.stage.k - n_own)
+        return 0
 
     def _contrasted(
         self, pairs: Sequence[tuple[Example, list[int]]], rng: random.Random
@@ -162,17 +194,22 @@ class Collator:
         return shown
 
     def _prompt(
-        self, example: Example, documents: Sequence[int], n_memory: int, rng: random.Random
+        self,
+        example: Example,
+        documents: Sequence[int],
+        n_shown: int,
+        n_memory: int,
+        rng: random.Random,
     ) -> list[tuple[Sequence[int], bool]]:
         if isinstance(self.wording, PublishedWording):
             pairs = self.stage.max_pairs if self.stage.kind == "compress" else None
-            docs = (self._n_shown(len(documents)), n_memory)
+            docs = (self._n_shown(n_shown), n_memory)
             return published_prompt(self.wording, example, docs=docs, pairs=pairs, rng=rng)
         chat = self.tokenizer.chat
         if self.stage.kind == "text":
             background = chat.text_background([example.texts[i] for i in documents])
         else:
-            background = chat.background(self._n_shown(len(documents)), n_memory)
+            background = chat.background(self._n_shown(n_shown), n_memory)
         stretches: list[tuple[Sequence[int], bool]] = [
             (chat.before_background, False),
             (background, False),
@@ -282,6 +319,8 @@ class StageModule(nn.Module):
     def _answer(self, batch: StageBatch, latents_NMD: Tensor | None) -> StageLoss:
         """Loss of the answers, from the latents in the slots or from what the prompts hold."""
         assert batch.prompts is not None
+        if latents_NMD is not None and batch.shown_S is not None:
+            latents_NMD = latents_NMD[batch.shown_S]
         latents_SD = None if latents_NMD is None else self.model.in_reading_order(latents_NMD)
         logits_LV, targets_L = self.model.answer_logits(batch.prompts, latents_SD)
         answer = answer_loss(logits_LV, targets_L)
