@@ -2,14 +2,15 @@
 
     python benchmarks/stages.py
 
-All take the same batch, forward and backward, on the same base with the same adapters and memory
-tokens that are learned rows, as those of the published code are. `openclara` has its layers packed
-and compiled, as the recipes do, and is timed after the compiler is done; `uncompiled` is the same
-without. The plain loop composes base and adapter as peft does, keeps all hidden states and computes
-the logits of the whole vocabulary at every position, of documents as of prompts; `padded` besides
-pads documents and questions to the model's document length, as the published code does (a question
-there to 1,024 and more; not here). Tokens are those of the batch without padding. Times are taken
-in turn in one process, memory in a process of its own for each; prints JSON.
+All take the same batch of bundled passages and questions, forward and backward, on the same base
+with the same adapters and memory tokens that are learned rows, as those of the published code are.
+`openclara` has its layers packed and compiled, as the recipes do, and is timed after the compiler
+is done; `uncompiled` is the same without. The plain loop composes base and adapter as peft does,
+keeps all hidden states and computes the logits of the whole vocabulary at every position, of
+documents as of prompts; `padded` besides pads documents and questions to the model's document
+length, as the published code does (a question there to 1,024 and more; not here). Tokens are those
+of the batch without padding. Times are taken in turn in one process, memory in a process of its own
+for each; prints JSON.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from machine import machine, spread
-from texts import passages_of
 
 from openclara.config import CompressStage, InstructStage, JointStage
+from openclara.corpus import passages, questions
 from openclara.data.tokenizer import TextTokenizer
 from openclara.model.adapters import AdapterRoles
 from openclara.model.base import choose_device, choose_dtype, find_base, load_lm, load_tokenizer
@@ -106,20 +107,26 @@ def built(stage: str, *, plain: bool) -> StageModule:
 
 
 def batch_of(stage: str, tokenizer: TextTokenizer) -> StageBatch:
-    """Passages of 60 to 180 words and invented questions on them."""
+    """The first bundled passages and the questions on one of them, as records of that stage."""
     n_documents = {"compress": 1, "instruct": 5, "joint": 10}[stage]
-    n_examples = {"compress": 8, "instruct": 3, "joint": 2}[stage]
-    lengths = [60, 90, 120, 150, 180]
+    n_examples = {"compress": 12, "instruct": 3, "joint": 2}[stage]
+    read = passages()[: n_examples * n_documents]
+    ids = tokenizer.encode([f"{passage.title}\n{passage.text}" for passage in read])
+    asked = [one for one in questions() if len(one.passages) == 1]
     examples = []
-    for at in range(n_examples):
-        texts = [
-            passages_of(lengths[(at + i) % 5], at * 10 + i + 1)[-1].text for i in range(n_documents)
-        ]
-        turns = [(f"Which of the names of part {t} was the first?", "Utzon") for t in range(8)]
-        ids = tokenizer.encode(texts + [text for turn in turns for text in turn])
-        pairs = zip(ids[n_documents::2], ids[n_documents + 1 :: 2], strict=True)
-        documents = tuple(text[:DOC_MAX_LENGTH] for text in ids[:n_documents])
-        examples.append(Example(documents, (0,), tuple(pairs), True, held_out=False))
+    for begin in range(0, len(read), n_documents):
+        on_first = [one for one in asked if one.passages == (read[begin].id,)]
+        written = [text for one in on_first for text in (one.question, one.answers[0])]
+        turns = tokenizer.encode(written)
+        examples.append(
+            Example(
+                texts=tuple(text[:DOC_MAX_LENGTH] for text in ids[begin : begin + n_documents]),
+                gold=(0,),
+                turns=tuple(zip(turns[::2], turns[1::2], strict=True)),
+                is_question=True,
+                held_out=False,
+            )
+        )
     collator = Collator(STAGES[stage], tokenizer)
     return collator.batch(examples, n_memory=N_MEMORY, rng=random.Random(0))
 

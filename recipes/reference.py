@@ -97,7 +97,9 @@ def fitting(stage: str, root: Path, optim: dict[str, Any], seconds: float) -> in
         ends = [json.loads(line)["seconds"] for line in lines]
         half = len(ends) // 2
         step_s = max(1e-3, (ends[-1] - ends[half - 1]) / (len(ends) - half))
-        left = seconds - (time.perf_counter() - started)
+        took = time.perf_counter() - started
+        # The run itself starts as the trial did: loads, packs, fits what memory carries.
+        left = seconds - took - max(0.0, took - ends[-1])
         known[stage] = max(TRIED_STEPS, int(left / step_s))
         MEASURED.parent.mkdir(parents=True, exist_ok=True)
         MEASURED.write_text(json.dumps(known) + "\n", encoding="utf-8")

@@ -73,6 +73,15 @@ def test_as_many_steps_as_fit_are_measured_once(reference, monkeypatch):
     assert len(trained) == len(reference.STAGES)
 
 
+def test_a_stage_starts_twice_in_its_time(reference, monkeypatch):
+    clock = iter([0.0, 154.0] * len(reference.STAGES))
+    monkeypatch.setattr(reference.time, "perf_counter", lambda: next(clock))
+    for stage, changes in run(reference, monkeypatch, "--minutes", "600"):
+        # A trial of 54 seconds of steps took 154: the run's own start takes 100 as well.
+        fit = (600 * 60 * reference.STAGES[stage] - 154 - 100) / 2
+        assert changes["optim.steps"] == pytest.approx(fit, abs=2)
+
+
 def test_no_time_is_still_a_run(reference, monkeypatch):
     for _, changes in run(reference, monkeypatch, "--minutes", "0.01"):
         assert changes["optim.steps"] == reference.TRIED_STEPS
