@@ -141,11 +141,14 @@ def anchored(base: Path, *, merged: bool) -> ClaraModel:
     return model
 
 
+TEXTS = [[20, 30, 40], [], [11, 7, *range(40, 60)]]
+
+
 @torch.no_grad()
 def test_memory_that_carries_is_read_after_the_text(tiny_base, monkeypatch):
     packed = anchored(tiny_base, merged=False)
     packed.packed = compile_layers(packed.roles)
-    texts = text_batch([[20, 30, 40], [], [11, 7, *range(40, 60)]], n_memory=4, bos=1, eos=2)
+    texts = text_batch(TEXTS, n_memory=4, bos=1, eos=2)
     expected = anchored(tiny_base, merged=True).encode(texts, "compressor")
     monkeypatch.setattr(packed, "text_states", None)
     found = packed.encode(texts, "compressor")
@@ -153,6 +156,25 @@ def test_memory_that_carries_is_read_after_the_text(tiny_base, monkeypatch):
         torch.testing.assert_close(
             getattr(found, name), getattr(expected, name), rtol=1e-4, atol=1e-4
         )
+
+
+def test_texts_read_once_teach_as_texts_read_twice(tiny_base, monkeypatch):
+    texts = text_batch(TEXTS, n_memory=4, bos=1, eos=2)
+    results = []
+    for packed in (False, True):
+        model = anchored(tiny_base, merged=False)
+        model.roles.train_only(["compressor"])
+        model.memory.weight.requires_grad_(True)
+        if packed:
+            model.packed = compile_layers(model.roles)
+            monkeypatch.setattr(model, "text_states", None)
+        encoded = model.encode(texts, "compressor")
+        loss = (encoded.latents_RMD.sin() * torch.linspace(0, 1, 32)).sum()
+        (loss + encoded.text_mean_RD.cos().sum()).backward()
+        learned = {**model.roles.named_parameters("compressor"), "memory": model.memory.weight}
+        results.append({name: parameter.grad for name, parameter in learned.items()})
+    assert all(gradient.abs().max() > 1e-6 for gradient in results[0].values())
+    torch.testing.assert_close(results[1], results[0], rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("learns", [False, True])

@@ -141,12 +141,12 @@ class ClaraModel(nn.Module):
         if self.memory.anchored:
             if role == "reasoner":
                 carried = self._carried(batch, embedded_RTD, None)
-            elif torch.is_grad_enabled() or not (self.packed is None or self.packed.rowwise):
-                carried = self._carried(batch, embedded_RTD, self.text_states(batch, embedded_RTD))
-            elif self.packed is None:
+            elif self.packed is not None and self.packed.rowwise:
+                return self._packed_text_first(self.packed, batch, embedded_RTD, role)
+            elif self.packed is None and not torch.is_grad_enabled():
                 return self._text_first(batch, embedded_RTD, role)
             else:
-                return self._packed_text_first(self.packed, batch, embedded_RTD, role)
+                carried = self._carried(batch, embedded_RTD, self.text_states(batch, embedded_RTD))
             embedded_RTD = self._at_memory(batch, embedded_RTD, carried.embeddings_RMD)
         lengths_R = batch.text_lengths_R + batch.memory_positions_RM.shape[1]
         with self.roles.use(role) as lm:
@@ -189,11 +189,11 @@ class ClaraModel(nn.Module):
     def _packed_text_first(
         self, packed: PackedLayers, batch: TextBatch, embedded_RTD: Tensor, role: Role
     ) -> tuple[Tensor, Carried]:
-        """As `_text_first`, in training, where nothing of the compressor learns."""
+        """As `_text_first`, in training; the choice of what is carried teaches nothing."""
         found: list[Carried] = []
 
         def carrying(states_RTD: Tensor) -> Tensor:
-            found.append(self._carried(batch, embedded_RTD, states_RTD))
+            found.append(self._carried(batch, embedded_RTD, states_RTD.detach()))
             return self._at_memory(batch, embedded_RTD, found[0].embeddings_RMD)
 
         with self.roles.use(role) as lm:

@@ -151,12 +151,14 @@ class Earlier(NamedTuple):
         tables: Their rotary positions.
         order_N: Where keys of whole rows are, among those of the earlier positions of all rows and
             then the others.
+        place_N: The other way about.
         asked_BM: (B, M) false at the padding of what is computed of each row.
     """
 
     x_ND: Tensor
     tables: Tables
     order_N: Tensor
+    place_N: Tensor
     asked_BM: Tensor
 
 
@@ -240,13 +242,14 @@ class PackedLayers:
         order_N = torch.where(
             memory_N, len(x_ND) - 1 + memory_N.cumsum(0), (~memory_N).cumsum(0) - 1
         )
+        order = order_N, order_N.argsort()
         asked_RM = memory_N.new_ones(len(text_lengths_R), n_memory)
         memory_MD = whole.pack(embedded_RTD)[memory_N]
         memory_tables = Tables(*(table[memory_N] for table in whole_tables))
         for layer, states_ND in zip(model.layers[:n_layers], read, strict=True):
-            earlier = Earlier(states_ND, tables, order_N, asked_RM)
+            earlier = Earlier(states_ND, tables, *order, asked_RM)
             memory_MD = self._through(layer, memory_MD, memory_tables, whole, earlier)
-        x_ND = torch.cat([x_ND, memory_MD])[order_N]
+        x_ND = _ordered(torch.cat([x_ND, memory_MD]), *order)
         for layer in model.layers[n_layers:]:
             x_ND = self._through(layer, x_ND, whole_tables, whole)
         return whole.unpack(model.norm(x_ND))
@@ -271,7 +274,7 @@ class PackedLayers:
         vary = [x_ND, *tables, packing.at_N]
         vary_twice = [packing.at_BT, packing.real_BT]
         if earlier is not None:
-            vary += [earlier.x_ND, *earlier.tables, earlier.order_N]
+            vary += [earlier.x_ND, *earlier.tables, earlier.order_N, earlier.place_N]
             vary_twice.append(earlier.asked_BM)
         for tensor in vary:
             torch._dynamo.maybe_mark_dynamic(tensor, 0)
@@ -347,8 +350,10 @@ def decoder_layer(
             normed_ND = _normed(earlier.x_ND, weights.norms[0], sizes.epsilon)
             k, v = _adapted(normed_ND, weights, (1, 2), sizes.scale)
             earlier_key = _rotated(k.view(len(k), sizes.n_key_heads, -1), earlier.tables)
-            key = torch.cat([earlier_key, key])[earlier.order_N]
-            value = torch.cat([v.view(len(v), sizes.n_key_heads, -1), value])[earlier.order_N]
+            earlier_value = v.view(len(v), sizes.n_key_heads, -1)
+            order = earlier.order_N, earlier.place_N
+            key = _ordered(torch.cat([earlier_key, key]), *order)
+            value = _ordered(torch.cat([earlier_value, value]), *order)
         attended_ND = attended(query, key, value, asked_BM, packing, sizes)
         x_ND = x_ND + _adapted(attended_ND, weights, (3,), sizes.scale)[0]
         normed_ND = _normed(x_ND, weights.norms[1], sizes.epsilon)
@@ -367,6 +372,26 @@ def _packed(x_BTD: Tensor, packing: Packing) -> Tensor:
     """(N, D)."""
     packed_ND: Tensor = _Packed.apply(x_BTD, *packing)  # type: ignore[no-untyped-call]
     return packed_ND
+
+
+def _ordered(x_N: Tensor, order_N: Tensor, place_N: Tensor) -> Tensor:
+    """(N, ...) rows in another order."""
+    ordered_N: Tensor = _Ordered.apply(x_N, order_N, place_N)  # type: ignore[no-untyped-call]
+    return ordered_N
+
+
+class _Ordered(torch.autograd.Function):
+    """Rows in another order; its gradient is a choice of rows too, as in `_Unpacked`."""
+
+    @staticmethod
+    def forward(ctx: Any, x_N: Tensor, order_N: Tensor, place_N: Tensor) -> Tensor:
+        ctx.save_for_backward(place_N)
+        return x_N[order_N]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (place_N,) = ctx.saved_tensors
+        return gradients[0][place_N], None, None
 
 
 class _Unpacked(torch.autograd.Function):
