@@ -115,7 +115,7 @@ def anchored_memory(
     """A table whose memory tokens carry tokens of the text, by weights and salience at random."""
     generator = torch.Generator().manual_seed(seed)
     n_vocabulary, width = vocabulary_VD.shape
-    table = MemoryTable(n_memory, width, n_vocabulary=n_vocabulary)
+    table = MemoryTable(n_memory, width, n_vocabulary=n_vocabulary, doc_max_length=DOC_MAX_LENGTH)
     table.initialise(vocabulary_VD, seed=2)
     table.count(torch.randint(0, 50, (n_vocabulary,), generator=generator))
     salience = table.salience

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -10,14 +11,30 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import N_MEMORY, anchored_memory, plain_lm, random_roles, tiny_clara_model
+from tiny import (
+    DOC_MAX_LENGTH,
+    N_MEMORY,
+    anchored_memory,
+    plain_lm,
+    random_roles,
+    tiny_clara_model,
+)
 
 from openclara.data.batches import text_batch
+from openclara.data.tokenizer import SEP, SLOT
 from openclara.errors import FormatError
 from openclara.index.quantization import dequantize, quantize
 from openclara.model.checkpoint import load_checkpoint, memory_table, save_checkpoint
 from openclara.model.memory import MemoryTable
-from openclara.model.places import ARC, LENGTH, PLACE, in_text_order, write_places
+from openclara.model.places import (
+    ARC,
+    FURTHEST,
+    LENGTH,
+    PLACE,
+    in_text_order,
+    steps,
+    write_places,
+)
 from openclara.model.salience import (
     CHANNELS,
     DECAYS,
@@ -126,12 +143,10 @@ def picked_by_hand(scores, n_memory):
     return [*order, *[None] * (n_memory - len(order))]
 
 
-def ranks_by_hand(picked):
-    """How many picked tokens stand before each in the text; those that pick nothing come last."""
-    places = [math.inf if at is None else at for at in picked]
-    return [
-        sum((other, i) < (own, j) for i, other in enumerate(places)) for j, own in enumerate(places)
-    ]
+def places_by_hand(picked, n_tokens):
+    """Where in the text each picked token stands; those that pick nothing come after it."""
+    after = itertools.count(n_tokens)
+    return [next(after) if at is None else at for at in picked]
 
 
 def test_salience_against_a_loop(model):
@@ -174,7 +189,8 @@ def test_latents_are_the_final_states_plus_what_they_carry(model, tiny_base, rol
         final_TD = states.hidden_states[-1][0]
         close = {"rtol": 1e-4, "atol": 1e-4}
         expected = final_TD[-N_MEMORY:] + carried / GAIN
-        angles = [ARC * ((rank + 0.5) / N_MEMORY - 0.5) for rank in ranks_by_hand(picked)]
+        places = places_by_hand(picked, len(text))
+        angles = [ARC * ((place + 0.5) / DOC_MAX_LENGTH - 0.5) for place in places]
         length = 0.0 if role == "reasoner" else LENGTH / GAIN
         expected[:, :PLACE] = length * torch.tensor([[math.cos(a), math.sin(a)] for a in angles])
         torch.testing.assert_close(encoded.latents_RMD[row], expected, **close)
@@ -229,7 +245,7 @@ def test_the_best_tokens_are_carried_once_each(texts, n_memory, by):
     given_states = states_RTD if by == "salience" else None
     found = memory.anchors(batch.ids_RT, batch.text_lengths_R, n_memory, given_states)
     rows = zip(texts, *(one.tolist() for one in found), states_RTD, strict=True)
-    for text, at_M, ranks_M, states_TD in rows:
+    for text, at_M, places_M, states_TD in rows:
         carried = [at - 2 for at in at_M if at]
         assert len(set(carried)) == len(carried) == min(n_memory, len(text))
         assert all(0 <= at < len(text) for at in carried)
@@ -243,11 +259,7 @@ def test_the_best_tokens_are_carried_once_each(texts, n_memory, by):
         taken = [scores[at] for at in carried]
         assert taken == pytest.approx(sorted(taken, reverse=True), abs=2e-3)
         assert not left or min(taken) >= max(left) - 2e-3
-        # The ranks count all 40 memory tokens, so they stay where they are at every prefix.
-        order = sorted(range(n_memory), key=ranks_M.__getitem__)
-        assert [at_M[j] for j in order if at_M[j]] == sorted(at for at in at_M if at)
-        assert all(0 <= rank < 40 for rank in ranks_M)
-        assert len(set(ranks_M)) == n_memory
+        assert places_M == places_by_hand([at - 2 if at else None for at in at_M], len(text))
 
 
 def test_a_title_is_carried_first(model):
@@ -337,32 +349,63 @@ def test_prompts_take_the_latents_in_the_order_of_the_text(model, tiny_base):
         expected.append(latents_MD[order])
         orders.append(order)
     assert any(order != sorted(order) for order in orders)
-    expected_SD = torch.cat(expected)
-    expected_SD[:, :PLACE] = 0.0
-    assert torch.equal(read, expected_SD)
+    assert torch.equal(read, torch.cat(expected))
     learned = torch.arange(2 * 5 * 3.0).view(2, 5, 3)
     assert torch.equal(tiny_clara_model(tiny_base).in_reading_order(learned), learned.view(10, 3))
+
+
+@torch.inference_mode()
+def test_latents_stand_as_far_apart_as_what_they_carry(model):
+    text = TEXTS[2]
+    latents_RMD = encode(model, [text, TEXTS[0]], 5).latents_RMD
+    picked = picked_by_hand(salience_by_hand(text, model.memory.salience, states_of(model)), 5)
+    gaps = [min(b - a, FURTHEST) for a, b in itertools.pairwise(sorted(picked))]
+    assert len(set(gaps)) > 1
+    # Of the second text three are carried, side by side, and two memory tokens carry nothing.
+    ids = [1, 9, *[SLOT] * 5, SEP, *[SLOT] * 5, SEP, 8, 8]
+    expected = [1, 1, 1, *gaps, 1, 1, 1, 1, 1, 1, 1, 1, 1]
+    latents_SD = model.in_reading_order(latents_RMD)
+    embedded_BTD, steps_BT = model.embed(torch.tensor([ids]), latents_SD)
+    assert steps_BT.tolist() == [expected]
+    spliced = embedded_BTD[0][torch.tensor(ids) == SLOT]
+    assert spliced[:, :PLACE].abs().max() == 0
+    torch.testing.assert_close(spliced[:, PLACE:], latents_SD[:, PLACE:] * GAIN)
+    assert model.embed(torch.tensor([[1, 2]]), None)[1] is None
+
+
+def states_of(model):
+    """What salience reads of the long text."""
+    batch = text_batch([TEXTS[2]], n_memory=1, bos=BOS, eos=EOS)
+    return model.text_states(batch)[0, 2 : 2 + len(TEXTS[2])]
 
 
 @pytest.mark.parametrize("stored", ["bf16", "int8", "int4"])
 def test_places_outlive_storage(stored):
     """64 latents as large as those of the default model, in any order, at any prefix."""
     generator = torch.Generator().manual_seed(0)
-    n_places, gain = 64, 0.03
-    ranks_RM = torch.stack([torch.randperm(n_places, generator=generator) for _ in range(20)])
-    latents = 4.6 * torch.randn(20, n_places, 576, generator=generator)
-    marked = write_places(latents, ranks_RM, n_places=n_places, latent_gain=gain)
+    n_memory, n_places, gain = 64, 256, 0.03
+    places_RM = torch.stack(
+        [torch.randperm(n_places, generator=generator)[:n_memory] for _ in range(20)]
+    )
+    latents = 4.6 * torch.randn(20, n_memory, 576, generator=generator)
+    marked = write_places(latents, places_RM, n_places=n_places, latent_gain=gain)
     rounded = dequantize(quantize(marked, stored), stored, width=576)
-    for n_memory in (16, n_places):
-        found = in_text_order(rounded[:, :n_memory])
-        assert (found[..., :PLACE] == 0).all()
-        order = ranks_RM[:, :n_memory].argsort(dim=1)
+    for n in (16, n_memory):
+        found = in_text_order(rounded[:, :n])
+        order = places_RM[:, :n].argsort(dim=1)
         expected = torch.stack([one[at] for one, at in zip(rounded, order, strict=True)])
-        if stored != "int4":
-            assert torch.equal(found[..., PLACE:], expected[..., PLACE:])
+        gaps = places_RM[:, :n].sort(dim=1).values.diff(dim=1).clamp(max=FURTHEST)
+        read = torch.stack([steps(one, n_places=n_places)[1:] for one in found])
+        if stored == "bf16":
+            assert torch.equal(found, expected)
+            assert torch.equal(read, gaps)
+        if stored == "int8":
+            assert torch.equal(found, expected)
+            assert (read - gaps).abs().max() <= 1
+            assert (read == gaps).float().mean() > 0.9
         # Where each comes, after where it should: four bits move it by a few places at most.
         came = torch.cdist(found[..., PLACE:], expected[..., PLACE:]).argmin(2)
-        moved = (came - torch.arange(n_memory)).abs()
+        moved = (came - torch.arange(n)).abs()
         assert moved.max() <= 4
         assert moved.float().mean() < 1
     # No document gains or loses by where its latents stand.
@@ -372,10 +415,10 @@ def test_places_outlive_storage(stored):
 
 def test_gradients_reach_every_latent_but_its_place():
     latents = torch.randn(2, 4, 6, requires_grad=True)
-    ranks_RM = torch.tensor([[2, 0, 3, 1], [0, 1, 2, 3]])
-    marked = write_places(latents, ranks_RM, n_places=4, latent_gain=GAIN)
+    places_RM = torch.tensor([[2, 0, 3, 1], [0, 1, 2, 3]])
+    marked = write_places(latents, places_RM, n_places=4, latent_gain=GAIN)
     factors = torch.arange(2 * 4 * 6.0).view(2, 4, 6)
     (in_text_order(marked) * factors).sum().backward()
-    expected = torch.stack([factors[row][ranks_RM[row]] for row in range(2)])
+    expected = torch.stack([factors[row][places_RM[row]] for row in range(2)])
     expected[..., :PLACE] = 0.0
     assert torch.equal(latents.grad, expected)

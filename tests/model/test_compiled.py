@@ -9,8 +9,10 @@ import torch
 from tiny import anchored_memory, plain_lm, random_roles, tiny_clara_model
 
 from openclara.data.batches import prompt_batch, text_batch
+from openclara.data.tokenizer import SLOT
 from openclara.model import compiled
 from openclara.model.compiled import Packing, Sizes, can_compile, compile_layers
+from openclara.model.places import without_places, write_places
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -175,6 +177,21 @@ def test_texts_read_once_teach_as_texts_read_twice(tiny_base, monkeypatch):
         results.append({name: parameter.grad for name, parameter in learned.items()})
     assert all(gradient.abs().max() > 1e-6 for gradient in results[0].values())
     torch.testing.assert_close(results[1], results[0], rtol=1e-3, atol=1e-5)
+
+
+@torch.no_grad()
+def test_latents_stand_as_far_apart_in_packed_layers(tiny_base):
+    models = [anchored(tiny_base, merged=False) for _ in range(2)]
+    models[1].packed = compile_layers(models[1].roles)
+    latents = torch.randn(2, 3, 32, generator=torch.Generator().manual_seed(6))
+    places = torch.tensor([[2, 20, 3], [0, 30, 25]])
+    read = write_places(latents, places, n_places=32, latent_gain=1.0)
+    ends = [([5, 6], False), ([7], True)]
+    prompts = prompt_batch([[([8, *[SLOT] * 3], False), *ends], [([SLOT] * 3, False), *ends[:2]]])
+    logits = [m.answer_logits(prompts, m.in_reading_order(read))[0] for m in models]
+    torch.testing.assert_close(logits[1], logits[0], rtol=1e-4, atol=1e-4)
+    side_by_side, _ = models[0].answer_logits(prompts, without_places(read).flatten(0, 1))
+    assert (side_by_side - logits[0]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("learns", [False, True])

@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import plain_lm, random_roles, tiny_clara_model
+from tiny import anchored_memory, plain_lm, random_roles, tiny_clara_model
 
 from openclara.data.tokenizer import SEP, SLOT
 from openclara.model import generator
+from openclara.model.continuous import DecodingBatch, Entry
 from openclara.model.generator import Decoding, Prompt, choose, generate
+from openclara.model.places import PLACE, without_places, write_places
 
 NEVER: frozenset[int] = frozenset()
 
@@ -70,6 +72,55 @@ def test_greedy_is_token_for_token_what_transformers_generates(model, generator_
     )[0]
     assert written(model, [PROMPTS[at]], max_new_tokens=12) == [expected.tolist()]
     assert len(set(expected.tolist())) > 2
+
+
+@pytest.fixture(scope="module")
+def placed(tiny_base):
+    """A model whose latents stand apart, and prompts with some."""
+    model = tiny_clara_model(tiny_base)
+    model.memory = anchored_memory(model.vocabulary.weight)
+    prompts = []
+    for prompt, places in ((PROMPTS[0], [3, 9]), (PROMPTS[2], [0, 1, 4, 5, 20, 31])):
+        marked = write_places(
+            prompt.latents_SD[None], torch.tensor([places]), n_places=32, latent_gain=1.0
+        )
+        prompts.append(Prompt(prompt.ids, marked[0]))
+    return model, [*prompts, PROMPTS[1]]
+
+
+def test_latents_are_read_at_positions_as_far_apart(placed, generator_lm):
+    model, prompts = placed
+    positions = [[0, 1, 2, 7, 8, 9, 10], [0, 1, 2, 5, 6, 11, 16, *range(17, 30)]]
+    for prompt, own in zip(prompts, positions, strict=False):
+        embedded = embedded_by_hand(model, generator_lm, prompt)
+        embedded[0, torch.tensor(prompt.ids) == SLOT, :PLACE] = 0.0
+        expected: list[int] = []
+        for _ in range(12):
+            at = torch.tensor([[*own, *range(own[-1] + 1, own[-1] + 1 + len(expected))]])
+            with torch.inference_mode():
+                logits = generator_lm(
+                    inputs_embeds=embedded, position_ids=at, attention_mask=torch.ones_like(at)
+                ).logits
+            expected.append(int(logits[0, -1].argmax()))
+            new = generator_lm.get_input_embeddings().weight[expected[-1:]].detach()
+            embedded = torch.cat([embedded, new[None]], dim=1)
+        assert written(model, [prompt], max_new_tokens=12) == [expected]
+        close = Prompt(prompt.ids, without_places(prompt.latents_SD))
+        assert written(model, [close], max_new_tokens=12) != [expected]
+
+
+def test_a_batch_of_latents_that_stand_apart_is_one_by_one(placed):
+    model, prompts = placed
+    alone = [written(model, [prompt], max_new_tokens=12)[0] for prompt in prompts]
+    assert written(model, prompts, max_new_tokens=12) == alone
+    batch = DecodingBatch(model)
+    entries = [Entry(prompt, Decoding(max_new_tokens=12), NEVER) for prompt in prompts]
+    batch.join(entries[:2])
+    batch.step()
+    batch.join(entries[2:])
+    while len(batch):
+        batch.step()
+    assert [entry.written for entry in entries] == alone
 
 
 def test_latents_change_the_answer(model):

@@ -1,7 +1,8 @@
 """Answers from a stock vLLM server: latents are found here, the generator runs there.
 
 The server is given prompts as embeddings (`vllm serve FOLDER --enable-prompt-embeds`, where FOLDER
-is what `openclara convert MODEL FOLDER --to merged` wrote); it needs no code of ours.
+is what `openclara convert MODEL FOLDER --to merged` wrote); it needs no code of ours. It counts the
+positions of a prompt by one, so of anchored latents it does not see how far apart they stand.
 
 Legend: T positions, D width.
 """
@@ -59,7 +60,7 @@ def prompt_embeddings(clara: Clara, question: str, hits: Sequence[Hit]) -> Tenso
         raise DataError("the question is empty; ask something")
     if any(hit.latents is None for hit in hits):
         raise DataError("hits without latents cannot be answered from; search with latents")
-    embedded_BTD, _ = embed_prompts(clara.model, [clara.prompt(question, hits)])
+    embedded_BTD, _, _ = embed_prompts(clara.model, [clara.prompt(question, hits)])
     return embedded_BTD[0].cpu()
 
 

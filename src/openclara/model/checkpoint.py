@@ -109,6 +109,9 @@ class Checkpoint:
     def _identity(self, *, without: tuple[str, ...]) -> str:
         card = self.card
         digest = hashlib.sha256(f"{card.base_sha256} {card.alpha / card.rank}".encode())
+        if self.token_weight.numel():
+            # Of anchored latents what the first coordinates say; once they held ranks.
+            digest.update(b"places in the text")
         makers = {name: t for name, t in _flat(self).items() if not name.startswith(without)}
         digest.update(save(makers))
         return digest.hexdigest()
@@ -240,6 +243,7 @@ def memory_table(checkpoint: Checkpoint, vocabulary_VD: Tensor) -> MemoryTable:
         checkpoint.card.n_memory,
         vocabulary_VD.shape[1],
         n_vocabulary=checkpoint.token_weight.shape[0],
+        doc_max_length=checkpoint.card.doc_max_length,
     )
     state = {"weight": checkpoint.memory, "token_weight_V": checkpoint.token_weight}
     state |= {f"salience.{name}": tensor for name, tensor in checkpoint.salience.items()}

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from openclara.data.tokenizer import SLOT
 from openclara.model.partial import first_layers, keeping
-from openclara.model.places import in_text_order, without_places, write_places
+from openclara.model.places import in_text_order, steps, without_places, write_places
 from openclara.model.scoring import cosine_scores, late_scores
 
 if TYPE_CHECKING:
@@ -247,16 +248,32 @@ class ClaraModel(nn.Module):
         return states_RTD.to(embedded_RTD.device)
 
     def _last_states(
-        self, lm: Any, embedded_BTD: Tensor, lengths_B: Tensor, *, n_layers: int | None = None
+        self,
+        lm: Any,
+        embedded_BTD: Tensor,
+        lengths_B: Tensor,
+        *,
+        n_layers: int | None = None,
+        steps_BT: Tensor | None = None,
     ) -> Tensor:
         """(B, T, D) states after the final norm; those behind a row's length may be missing.
 
-        With `n_layers` the layers after so many are left out.
+        With `n_layers` the layers after so many are left out; `steps_BT` are those of `embed`.
         """
+        positions_BT = None if steps_BT is None else steps_BT.cumsum(1) - 1
         if self.packed is not None:
-            return self.packed(embedded_BTD, lengths_B, n_layers=n_layers)
+            return self.packed(
+                embedded_BTD, lengths_B, n_layers=n_layers, positions_BT=positions_BT
+            )
         inner = lm.model if n_layers is None else first_layers(lm.model, n_layers)
-        states: Tensor = inner(inputs_embeds=embedded_BTD, use_cache=False)[0]
+        placed = {}
+        if positions_BT is not None:
+            # The mask says that a gap in the positions does not begin another text.
+            placed = {
+                "position_ids": positions_BT,
+                "attention_mask": torch.ones_like(positions_BT),
+            }
+        states: Tensor = inner(inputs_embeds=embedded_BTD, use_cache=False, **placed)[0]
         return states
 
     def latents(self, memory_RMD: Tensor, carried: Carried, role: Role) -> Tensor:
@@ -266,8 +283,8 @@ class ClaraModel(nn.Module):
             return without_places(latents_RMD)
         return write_places(
             latents_RMD,
-            carried.anchors.ranks_RM,
-            n_places=max(self.memory.n_memory, latents_RMD.shape[1]),
+            carried.anchors.places_RM,
+            n_places=self.memory.n_places,
             latent_gain=self.latent_gain,
         )
 
@@ -295,11 +312,36 @@ class ClaraModel(nn.Module):
             latents_NMD: (N, M, D) latents by number of the memory token, as they are stored.
 
         Returns:
-            (N * M, D); anchored latents in the order of the text, others as numbered.
+            (N * M, D); anchored latents in the order of the text, with their places, others as
+            numbered.
         """
         if self.memory.anchored:
             latents_NMD = in_text_order(latents_NMD)
         return latents_NMD.flatten(0, 1)
+
+    def embed(self, ids_BT: Tensor, latents_SD: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Input embeddings of prompts, and how far apart their positions are.
+
+        Args:
+            ids_BT: (B, T) ids with S slots.
+            latents_SD: (S, D) latents for them, in reading order; None without slots.
+
+        Returns:
+            (B, T, D) embeddings, and (B, T) by how much the rotary position of each is after the
+            one before it, None where it is by one everywhere.
+        """
+        if latents_SD is None or not self.memory.anchored:
+            gained = None if latents_SD is None else latents_SD * self.latent_gain
+            return self.memory.embed(ids_BT, self.vocabulary, gained), None
+        slot_BT = ids_BT == SLOT
+        steps_BT = torch.ones_like(ids_BT).masked_scatter(
+            slot_BT, steps(latents_SD, n_places=self.memory.n_places).to(ids_BT.device)
+        )
+        # The first latent of a text follows what is no latent.
+        follows_BT = torch.nn.functional.pad(slot_BT[:, :-1], (1, 0))
+        latents_SD = without_places(latents_SD) * self.latent_gain
+        embedded_BTD = self.memory.embed(ids_BT, self.vocabulary, latents_SD)
+        return embedded_BTD, steps_BT.where(follows_BT, 1)
 
     def answer_logits(self, batch: PromptBatch, latents_SD: Tensor | None) -> tuple[Tensor, Tensor]:
         """Logits where the generator's targets are, and the targets.
@@ -311,15 +353,14 @@ class ClaraModel(nn.Module):
         Returns:
             (L, V) float32 logits and (L,) target ids, L labelled positions of the batch.
         """
-        if latents_SD is not None:
-            latents_SD = latents_SD * self.latent_gain
-        embedded_BTD = self.memory.embed(batch.ids_BT, self.vocabulary, latents_SD)
+        embedded_BTD, steps_BT = self.embed(batch.ids_BT, latents_SD)
         # A state predicts the token after it.
         labelled_BT = batch.target_mask_BT[:, 1:]
         at_T = torch.arange(1, labelled_BT.shape[1] + 1, device=labelled_BT.device)
         lengths_B = (labelled_BT * at_T).amax(1).clamp(min=1)
         with self.roles.use("generator") as lm:
-            states_LD = self._last_states(lm, embedded_BTD, lengths_B)[:, :-1][labelled_BT]
+            states_BTD = self._last_states(lm, embedded_BTD, lengths_B, steps_BT=steps_BT)
+            states_LD = states_BTD[:, :-1][labelled_BT]
             logits_LV = lm.lm_head(states_LD)
         if self.head_OD is not None:
             own_LO = states_LD @ self.head_OD.to(states_LD.dtype).T

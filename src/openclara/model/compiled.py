@@ -176,7 +176,12 @@ class PackedLayers:
         self._roles = roles
 
     def __call__(
-        self, embedded_BTD: Tensor, lengths_B: Tensor, *, n_layers: int | None = None
+        self,
+        embedded_BTD: Tensor,
+        lengths_B: Tensor,
+        *,
+        n_layers: int | None = None,
+        positions_BT: Tensor | None = None,
     ) -> Tensor:
         """States after the final norm, under the role that is active.
 
@@ -184,13 +189,15 @@ class PackedLayers:
             embedded_BTD: (B, T, D) input embeddings, padded on the right.
             lengths_B: (B,) positions that count, at least 1 each.
             n_layers: How many layers from the first on; all if None.
+            positions_BT: (B, T) rotary positions, ascending; from 0 by one if None.
 
         Returns:
             (B, T, D), zero at padding.
         """
         model = self._roles.lm.model
         packing = Packing.of(lengths_B, embedded_BTD.shape[1])
-        x_ND, tables = packing.pack(embedded_BTD), self._tables(embedded_BTD, packing)
+        x_ND = packing.pack(embedded_BTD)
+        tables = self._tables(embedded_BTD, packing, positions_BT)
         for layer in model.layers[:n_layers]:
             x_ND = self._through(layer, x_ND, tables, packing)
         return packing.unpack(model.norm(x_ND))
@@ -254,8 +261,12 @@ class PackedLayers:
             x_ND = self._through(layer, x_ND, whole_tables, whole)
         return whole.unpack(model.norm(x_ND))
 
-    def _tables(self, like_BTD: Tensor, packing: Packing) -> Tables:
+    def _tables(
+        self, like_BTD: Tensor, packing: Packing, positions_BT: Tensor | None = None
+    ) -> Tables:
         positions_N = packing.at_N % packing.real_BT.shape[1]
+        if positions_BT is not None:
+            positions_N = positions_BT.flatten()[packing.at_N]
         cos_1NW, sin_1NW = self._roles.lm.model.rotary_emb(like_BTD, positions_N.unsqueeze(0))
         # Both halves of the tables are equal.
         half = cos_1NW.shape[-1] // 2

@@ -48,6 +48,8 @@ class Entry:
         stop_ids: Ids that end the answer; they are not written.
         written: Tokens so far.
         ended: Why it is complete: by a stop id, or by its length.
+        ahead: By how much its rotary positions are ahead of the count of what it kept, as latents
+            stand as far apart as what they carry.
     """
 
     prompt: Prompt
@@ -56,10 +58,11 @@ class Entry:
     written: list[int] = field(default_factory=list)
     ended: Literal["stop", "length"] | None = None
     chooser: torch.Generator | None = None
+    ahead: int = 0
 
     @property
     def position(self) -> int:
-        """Where its last token stands, which the next step reads."""
+        """Where its last token is kept, which the next step reads."""
         return len(self.prompt.ids) + len(self.written) - 1
 
     def take(self, token: int) -> None:
@@ -135,13 +138,14 @@ class DecodingBatch:
         device = self._model.memory.weight.device
         ids_B1 = torch.tensor([entry.written[-1:] for entry in entries], device=device)
         positions_B1 = torch.tensor(positions, device=device).unsqueeze(1)
+        ahead_B1 = torch.tensor([[entry.ahead] for entry in entries], device=device)
         embedded_B1D = self._model.vocabulary(ids_B1)
         mask_B11S = _mask(positions_B1, embedded_B1D.dtype)
         with self._model.roles.use(self._role) as lm:
             states_B1D = lm.model(
                 inputs_embeds=embedded_B1D,
                 attention_mask=mask_B11S,
-                position_ids=positions_B1,
+                position_ids=positions_B1 + ahead_B1,
                 past_key_values=self._cache,
                 use_cache=True,
             ).last_hidden_state
@@ -165,16 +169,21 @@ class DecodingBatch:
             every = (len(prompts), -1, -1, -1)
             layer.update(keys.expand(every), values.expand(every))
         n_kept = cache.get_seq_length()
-        embedded_BTD = _embedded(model, prompts, n_kept)
+        embedded_BTD, positions_BT = _embedded(model, prompts, n_kept)
         device = embedded_BTD.device
         with model.roles.use(self._role) as lm:
             states_BTD = lm.model(
-                inputs_embeds=embedded_BTD, past_key_values=cache, use_cache=True
+                inputs_embeds=embedded_BTD,
+                position_ids=positions_BT,
+                past_key_values=cache,
+                use_cache=True,
             ).last_hidden_state
             last_B = [len(prompt.ids) - n_kept - 1 for prompt in prompts]
             states_BD = states_BTD[range(len(prompts)), last_B]
             logits_BV = lm.lm_head(states_BD).float().to(device)
-        for entry in entries:
+        ends = positions_BT[range(len(prompts)), last_B].tolist()
+        for entry, end in zip(entries, ends, strict=True):
+            entry.ahead = end - (len(entry.prompt.ids) - 1)
             if not entry.decoding.greedy:
                 entry.chooser = make_chooser(entry.decoding, device)
         going_on = self._choose(entries, logits_BV)
@@ -231,13 +240,14 @@ def _start_of(prompt: Prompt) -> tuple[int, ...]:
     return prompt.ids[: prompt.n_shared] if len(prompt.ids) <= LONG else ()
 
 
-def _embedded(model: ClaraModel, prompts: Sequence[Prompt], n_kept: int) -> Tensor:
-    """(B, T, D) embeddings of prompts from a position on, padded on the right."""
+def _embedded(model: ClaraModel, prompts: Sequence[Prompt], n_kept: int) -> tuple[Tensor, Tensor]:
+    """(B, T, D) embeddings of prompts from a position on, padded on the right, and positions."""
     ids = [prompt.ids[n_kept:] for prompt in prompts]
     ids_BT = torch.full((len(ids), max(map(len, ids))), PAD, dtype=torch.long)
     for row, own in enumerate(ids):
         ids_BT[row, : len(own)] = torch.tensor(own)
-    return embed_ids(model, ids_BT, prompts)
+    embedded_BTD, steps_BT = embed_ids(model, ids_BT, prompts)
+    return embedded_BTD, n_kept - 1 + steps_BT.cumsum(1)
 
 
 def _mask(positions_B1: Tensor, dtype: torch.dtype) -> Tensor | None:

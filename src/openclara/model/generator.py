@@ -34,7 +34,7 @@ class Prompt:
 
     Attributes:
         ids: Token ids; slots are `SLOT`.
-        latents_SD: (S, D) latents in reading order; None without slots.
+        latents_SD: (S, D) latents in reading order, with their places; None without slots.
         n_shared: Leading ids that come from the template alone: they are read once for all prompts.
     """
 
@@ -91,11 +91,10 @@ def generate(
     """
     from openclara.model.cache import roomy_cache
 
-    embedded_BTD, mask_BT = embed_prompts(model, prompts)
+    embedded_BTD, mask_BT, positions_BT = embed_prompts(model, prompts)
     device = embedded_BTD.device
     chooser = make_chooser(decoding, device)
     cache = roomy_cache(model.lm.config)
-    positions_BT = (mask_BT.long().cumsum(1) - 1).clamp(min=0)
     padded = not bool(mask_BT.all())
     for layer, (keys, values) in zip(
         cache.layers, _shared_start(model, prompts, role), strict=False
@@ -169,26 +168,36 @@ def kept_start(
     return found
 
 
-def embed_prompts(model: ClaraModel, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
-    """(B, T, D) embeddings padded on the left and their (B, T) mask."""
+def embed_prompts(model: ClaraModel, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, T, D) embeddings padded on the left, their (B, T) mask and (B, T) rotary positions."""
     longest = max(len(prompt.ids) for prompt in prompts)
     ids_BT = torch.full((len(prompts), longest), PAD, dtype=torch.long)
     mask_BT = torch.zeros(len(prompts), longest, dtype=torch.bool)
     for row, prompt in enumerate(prompts):
         ids_BT[row, longest - len(prompt.ids) :] = torch.tensor(prompt.ids)
         mask_BT[row, longest - len(prompt.ids) :] = True
-    embedded_BTD = embed_ids(model, ids_BT, prompts)
-    return embedded_BTD, mask_BT.to(embedded_BTD.device)
+    embedded_BTD, steps_BT = embed_ids(model, ids_BT, prompts)
+    mask_BT = mask_BT.to(embedded_BTD.device)
+    positions_BT = (steps_BT * mask_BT).cumsum(1) - 1
+    return embedded_BTD, mask_BT, positions_BT.clamp(min=0)
 
 
-def embed_ids(model: ClaraModel, ids_BT: Tensor, prompts: Sequence[Prompt]) -> Tensor:
-    """(B, T, D) embeddings of (B, T) ids that hold every slot of the prompts, in their order."""
+def embed_ids(
+    model: ClaraModel, ids_BT: Tensor, prompts: Sequence[Prompt]
+) -> tuple[Tensor, Tensor]:
+    """Embeddings of ids that hold every slot of the prompts, in their order.
+
+    Returns:
+        (B, T, D) embeddings, and (B, T) by how much the rotary position of each is after the one
+        before it.
+    """
     parts = [prompt.latents_SD for prompt in prompts if prompt.latents_SD is not None]
     device = model.memory.weight.device
-    latents_SD = None
-    if parts:
-        latents_SD = torch.cat([part.to(device) for part in parts]).float() * model.latent_gain
-    return model.memory.embed(ids_BT.to(device), model.vocabulary, latents_SD)
+    latents_SD = torch.cat([part.to(device) for part in parts]).float() if parts else None
+    embedded_BTD, steps_BT = model.embed(ids_BT.to(device), latents_SD)
+    if steps_BT is None:
+        steps_BT = torch.ones(ids_BT.shape, dtype=torch.long, device=embedded_BTD.device)
+    return embedded_BTD, steps_BT
 
 
 def make_chooser(decoding: Decoding, device: torch.device) -> torch.Generator:

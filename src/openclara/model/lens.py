@@ -17,7 +17,7 @@ from torch import Tensor
 
 from openclara.data.batches import text_batch
 from openclara.model.memory import BEFORE_TEXT
-from openclara.model.places import places, without_places
+from openclara.model.places import angles, without_places
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,10 +87,10 @@ def examine(
     else:
         latents_MD = stored_MD.to(states_RMD.device).float()
         states_MD = latents_MD - carried_MD.float()
-    order = places(latents_MD).argsort(stable=True)
+    order = angles(latents_MD).argsort(stable=True)
     if role == "reasoner":
         # Of a question there are no places in the latents, nor do they go into prompts.
-        order = carried.anchors.ranks_RM[0].argsort()
+        order = carried.anchors.places_RM[0].argsort()
     states_MD = without_places(states_MD)
     return Examined(latents_MD, states_MD, text_states_TD, anchors, tuple(order.tolist()))
 

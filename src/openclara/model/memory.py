@@ -26,12 +26,12 @@ class Anchors(NamedTuple):
 
     Attributes:
         at_RM: (R, M) positions of the tokens carried; 0, where ENC stands, for none.
-        ranks_RM: (R, M) how many tokens carried by any memory token of the table, in use or not,
-            stand before it in the text.
+        places_RM: (R, M) how many tokens of the text stand before; of those that carry none, places
+            after the text.
     """
 
     at_RM: Tensor
-    ranks_RM: Tensor
+    places_RM: Tensor
 
 
 class MemoryTable(nn.Module):
@@ -48,14 +48,18 @@ class MemoryTable(nn.Module):
         n_memory: Memory tokens (M); any prefix of them is usable by itself.
         width: Hidden size of the base (D).
         n_vocabulary: Size of the base's vocabulary (V); 0 for learned rows alone, as published.
+        doc_max_length: Tokens of the longest text, whose places anchored memory tokens tell.
     """
 
     token_weight_V: Tensor
     salience: Salience
 
-    def __init__(self, n_memory: int, width: int, *, n_vocabulary: int = 0) -> None:
+    def __init__(
+        self, n_memory: int, width: int, *, n_vocabulary: int = 0, doc_max_length: int = 0
+    ) -> None:
         super().__init__()
         self.n_memory = n_memory
+        self.n_places = max(n_memory, doc_max_length)
         self.anchored = n_vocabulary > 0
         # Row r holds id -r; row 0 does not exist as an id and row 1 (SLOT) is always spliced over.
         self.weight = nn.Parameter(torch.zeros(n_memory - MEM_0, width))
@@ -143,13 +147,12 @@ class MemoryTable(nn.Module):
         n_table = max(self.n_memory, n_memory)
         best_RM = scores_RT.argsort(dim=1, descending=True, stable=True)[:, :n_table]
         empty_RM = scores_RT.gather(1, best_RM).isneginf()
-        # Memory tokens that carry nothing stand after those that do.
-        place_RM = torch.where(empty_RM, longest, best_RM)
-        ranks_RM = place_RM.argsort(dim=1, stable=True).argsort(dim=1)
         at_RM = torch.where(empty_RM, 0, best_RM + BEFORE_TEXT)
+        # Of those that carry nothing the best are what stands after the text, in order.
+        places_RM = best_RM
         n_missing = n_table - at_RM.shape[1]
         if n_missing > 0:
             rest = torch.arange(at_RM.shape[1], n_table, device=ids_RT.device)
-            ranks_RM = torch.cat([ranks_RM, rest.expand(len(at_RM), -1)], dim=1)
+            places_RM = torch.cat([places_RM, rest.expand(len(at_RM), -1)], dim=1)
             at_RM = torch.nn.functional.pad(at_RM, (0, n_missing))
-        return Anchors(at_RM[:, :n_memory], ranks_RM[:, :n_memory])
+        return Anchors(at_RM[:, :n_memory], places_RM[:, :n_memory])

@@ -43,7 +43,12 @@ def new_memory(recipe: RunConfig, vocabulary_VD: Tensor, examples: Examples) -> 
     """
     n_vocabulary, width = vocabulary_VD.shape
     anchored = recipe.model.memory == "anchored"
-    memory = MemoryTable(recipe.model.n_memory, width, n_vocabulary=n_vocabulary if anchored else 0)
+    memory = MemoryTable(
+        recipe.model.n_memory,
+        width,
+        n_vocabulary=n_vocabulary if anchored else 0,
+        doc_max_length=recipe.model.doc_max_length,
+    )
     memory.initialise(vocabulary_VD, recipe.runtime.seed)
     if anchored:
         memory.count(count_tokens(examples.training, n_vocabulary))
