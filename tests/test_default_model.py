@@ -33,7 +33,7 @@ def test_weight_of_what_ships():
     card = json.loads((folder / "openclara.json").read_text())
     assert card["metrics"]
     stages = ["text", "compress", "instruct", "joint", "compress", "instruct"]
-    stages += ["read", "read", "supervised", "read", "read", "read", "read"]
+    stages += ["read", "read", "supervised", "read", "read", "read", "read", "read"]
     assert [stage["stage"] for stage in card["training"]] == stages
 
 
