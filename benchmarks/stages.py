@@ -1,16 +1,19 @@
 """One training step of each stage, against a plain loop: tokens per second and peak memory.
 
     python benchmarks/stages.py
+    python benchmarks/stages.py --bundled
 
-All take the same batch of bundled passages and questions, forward and backward, on the same base
-with the same adapters and memory tokens that are learned rows, as those of the published code are.
-`openclara` has its layers packed and compiled, as the recipes do, and is timed after the compiler
-is done; `uncompiled` is the same without. The plain loop composes base and adapter as peft does,
-keeps all hidden states and computes the logits of the whole vocabulary at every position, of
-documents as of prompts; `padded` besides pads documents and questions to the model's document
-length, as the published code does (a question there to 1,024 and more; not here). Tokens are those
-of the batch without padding. Times are taken in turn in one process, memory in a process of its own
-for each; prints JSON.
+The batch is passages of 60 to 180 words with invented questions, eight on each in the compress
+stage, or bundled passages, which are all about as long, with the questions there are on them.
+
+All take the same batch, forward and backward, on the same base with the same adapters and memory
+tokens that are learned rows, as those of the published code are. `openclara` has its layers packed
+and compiled, as the recipes do, and is timed after the compiler is done; `uncompiled` is the same
+without. The plain loop composes base and adapter as peft does, keeps all hidden states and computes
+the logits of the whole vocabulary at every position, of documents as of prompts; `padded` besides
+pads documents and questions to the model's document length, as the published code does (a question
+there to 1,024 and more; not here). Tokens are those of the batch without padding. Times are taken
+in turn in one process, memory in a process of its own for each; prints JSON.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from machine import machine, spread
+from texts import passages_of
 
 from openclara.config import CompressStage, InstructStage, JointStage
 from openclara.corpus import passages, questions
@@ -107,6 +111,25 @@ def built(stage: str, *, plain: bool) -> StageModule:
 
 
 def batch_of(stage: str, tokenizer: TextTokenizer) -> StageBatch:
+    """Passages of 60 to 180 words and invented questions on them."""
+    n_documents = {"compress": 1, "instruct": 5, "joint": 10}[stage]
+    n_examples = {"compress": 8, "instruct": 3, "joint": 2}[stage]
+    lengths = [60, 90, 120, 150, 180]
+    examples = []
+    for at in range(n_examples):
+        texts = [
+            passages_of(lengths[(at + i) % 5], at * 10 + i + 1)[-1].text for i in range(n_documents)
+        ]
+        turns = [(f"Which of the names of part {t} was the first?", "Utzon") for t in range(8)]
+        ids = tokenizer.encode(texts + [text for turn in turns for text in turn])
+        pairs = zip(ids[n_documents::2], ids[n_documents + 1 :: 2], strict=True)
+        documents = tuple(text[:DOC_MAX_LENGTH] for text in ids[:n_documents])
+        examples.append(Example(documents, (0,), tuple(pairs), True, held_out=False))
+    collator = Collator(STAGES[stage], tokenizer)
+    return collator.batch(examples, n_memory=N_MEMORY, rng=random.Random(0))
+
+
+def bundled_batch(stage: str, tokenizer: TextTokenizer) -> StageBatch:
     """The first bundled passages and the questions on one of them, as records of that stage."""
     n_documents = {"compress": 1, "instruct": 5, "joint": 10}[stage]
     n_examples = {"compress": 12, "instruct": 3, "joint": 2}[stage]
@@ -162,9 +185,10 @@ def step(module: StageModule, batch: StageBatch, side: str) -> float:
     return time.perf_counter() - started
 
 
-def megabytes(stage: str, side: str) -> float:
+def megabytes(stage: str, side: str, *, bundled: bool) -> float:
     """Peak memory of a process that loads the base and takes one step."""
     command = [sys.executable, __file__, "--memory-of", stage, side]
+    command += ["--bundled"] if bundled else []
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
@@ -173,13 +197,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--stages", nargs="*", default=list(STAGES), choices=list(STAGES))
+    parser.add_argument("--bundled", action="store_true", help="bundled passages and questions")
     parser.add_argument("--times-only", action="store_true", help="measure no memory")
     parser.add_argument("--memory-of", nargs=2, metavar=("STAGE", "SIDE"))
     options = parser.parse_args()
     tokenizer = TextTokenizer(load_tokenizer(find_base("smollm2-135m")))
+    make_batch = bundled_batch if options.bundled else batch_of
     if options.memory_of:
         stage, side = options.memory_of
-        step(built(stage, plain=side in SIDES[2:]), batch_of(stage, tokenizer), side)
+        step(built(stage, plain=side in SIDES[2:]), make_batch(stage, tokenizer), side)
         # Not ru_maxrss: a child begins with its parent's.
         status = Path("/proc/self/status").read_text()
         print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
@@ -187,7 +213,7 @@ def main() -> None:
     result: dict[str, Any] = {"machine": machine(), "n_memory": N_MEMORY, "stages": {}}
     for stage in options.stages:
         modules = [built(stage, plain=plain) for plain in (False, True)]
-        batch = batch_of(stage, tokenizer)
+        batch = make_batch(stage, tokenizer)
         n_tokens = batch.n_tokens
         seconds: dict[str, list[float]] = {side: [] for side in SIDES}
         for number in range(options.rounds + 1):
@@ -204,7 +230,7 @@ def main() -> None:
             },
         }
         if not options.times_only:
-            peaks = {side: round(megabytes(stage, side)) for side in SIDES}
+            peaks = {side: round(megabytes(stage, side, bundled=options.bundled)) for side in SIDES}
             result["stages"][stage]["peak_mb"] = peaks
     print(json.dumps(result, indent=2))
 
