@@ -25,7 +25,7 @@ PLACE = 2
 
 LENGTH = 0.2
 """Of the pair as it would be spliced; the embeddings of many bases have 0.14 as root mean square.
-Long enough that eight-bit rounding moves one of 256 places by one at most."""
+Long enough that eight-bit rounding changes a step among 256 places by one at most."""
 
 ARC = 1.8 * math.pi
 """Angle from the first place to the last. Not the whole circle: rounding must not make the last
