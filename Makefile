@@ -40,6 +40,7 @@ bench: base
 	mkdir -p benchmarks/results
 	for name in compress first_token search training stages retrieval; do \
 	  $(BIN)/python benchmarks/$$name.py > benchmarks/results/$$name.json || exit 1; done
+	$(BIN)/python benchmarks/stages.py --bundled > benchmarks/results/stages_bundled.json
 	ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 $(BIN)/python benchmarks/first_token.py \
 	  > benchmarks/results/first_token_without_amx.json
 

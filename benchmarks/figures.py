@@ -18,7 +18,8 @@ SIDES = ("openclara", "plain", "padded")
 
 def main() -> None:
     """Print Markdown."""
-    lines = [*speed(), "", *search(), "", *stages(), "", *choices(), "", *load(), "", *soak()]
+    steps = [*stages("stages"), "", *stages("stages_bundled")]
+    lines = [*speed(), "", *search(), "", *steps, "", *choices(), "", *load(), "", *soak()]
     print("\n".join(lines))
 
 
@@ -69,16 +70,18 @@ def first_token(first: Any, how: str) -> list[str]:
     ]
 
 
-def stages() -> list[str]:
+def stages(name: str) -> list[str]:
     """One training step of each stage against a plain loop."""
+    measured = read(name)
+    texts = "bundled passages" if name == "stages_bundled" else "passages of 60 to 180 words"
     lines = [
-        measured_on(read("stages")["machine"]),
+        measured_on(measured["machine"]),
         "",
-        "| training step | tokens/s | plain loop | ratio | padded to full length | ratio "
+        f"| training step, {texts} | tokens/s | plain loop | ratio | padded to full length | ratio "
         "| peak MB of the three |",
         "|---|---|---|---|---|---|---|",
     ]
-    for stage, row in read("stages")["stages"].items():
+    for stage, row in measured["stages"].items():
         ours, plain, padded = (cell(row["tokens_per_s"][side], 0) for side in SIDES)
         over_plain, over_padded = (cell(row["ratio"][side], 1) for side in SIDES[1:])
         peaks = ", ".join(f"{row['peak_mb'][side]:,}" for side in SIDES)

@@ -26,7 +26,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from machine import machine, spread
@@ -34,6 +34,7 @@ from texts import passages_of
 
 from openclara.config import CompressStage, InstructStage, JointStage
 from openclara.corpus import passages, questions
+from openclara.data.records import framed
 from openclara.data.tokenizer import TextTokenizer
 from openclara.model.adapters import AdapterRoles
 from openclara.model.base import choose_device, choose_dtype, find_base, load_lm, load_tokenizer
@@ -110,46 +111,50 @@ def built(stage: str, *, plain: bool) -> StageModule:
     return module.train()
 
 
-def batch_of(stage: str, tokenizer: TextTokenizer) -> StageBatch:
+class Asked(NamedTuple):
+    """Texts and the (question, answer) pairs about the first of them."""
+
+    texts: list[str]
+    turns: list[tuple[str, str]]
+
+
+def invented(n_examples: int, n_documents: int) -> list[Asked]:
     """Passages of 60 to 180 words and invented questions on them."""
-    n_documents = {"compress": 1, "instruct": 5, "joint": 10}[stage]
-    n_examples = {"compress": 8, "instruct": 3, "joint": 2}[stage]
     lengths = [60, 90, 120, 150, 180]
-    examples = []
+    turns = [(f"Which of the names of part {t} was the first?", "Utzon") for t in range(8)]
+    return [
+        Asked(
+            [
+                passages_of(lengths[(at + i) % 5], at * 10 + i + 1)[-1].text
+                for i in range(n_documents)
+            ],
+            turns,
+        )
+        for at in range(n_examples)
+    ]
+
+
+def bundled(n_examples: int, n_documents: int) -> list[Asked]:
+    """The first bundled passages and the questions on one of them."""
+    examples, read = [], passages()
     for at in range(n_examples):
-        texts = [
-            passages_of(lengths[(at + i) % 5], at * 10 + i + 1)[-1].text for i in range(n_documents)
-        ]
-        turns = [(f"Which of the names of part {t} was the first?", "Utzon") for t in range(8)]
+        own = read[at * n_documents : (at + 1) * n_documents]
+        on_first = [one for one in questions() if one.passages == (own[0].id,)]
+        texts = [framed(passage.title, passage.text) for passage in own]
+        examples.append(Asked(texts, [(one.question, one.answers[0]) for one in on_first]))
+    return examples
+
+
+def batch_of(stage: str, tokenizer: TextTokenizer, *, real: bool) -> StageBatch:
+    """Records of a stage, of bundled passages if `real`."""
+    n_documents = {"compress": 1, "instruct": 5, "joint": 10}[stage]
+    n_examples = {"compress": 12 if real else 8, "instruct": 3, "joint": 2}[stage]
+    examples = []
+    for texts, turns in (bundled if real else invented)(n_examples, n_documents):
         ids = tokenizer.encode(texts + [text for turn in turns for text in turn])
         pairs = zip(ids[n_documents::2], ids[n_documents + 1 :: 2], strict=True)
         documents = tuple(text[:DOC_MAX_LENGTH] for text in ids[:n_documents])
         examples.append(Example(documents, (0,), tuple(pairs), True, held_out=False))
-    collator = Collator(STAGES[stage], tokenizer)
-    return collator.batch(examples, n_memory=N_MEMORY, rng=random.Random(0))
-
-
-def bundled_batch(stage: str, tokenizer: TextTokenizer) -> StageBatch:
-    """The first bundled passages and the questions on one of them, as records of that stage."""
-    n_documents = {"compress": 1, "instruct": 5, "joint": 10}[stage]
-    n_examples = {"compress": 12, "instruct": 3, "joint": 2}[stage]
-    read = passages()[: n_examples * n_documents]
-    ids = tokenizer.encode([f"{passage.title}\n{passage.text}" for passage in read])
-    asked = [one for one in questions() if len(one.passages) == 1]
-    examples = []
-    for begin in range(0, len(read), n_documents):
-        on_first = [one for one in asked if one.passages == (read[begin].id,)]
-        written = [text for one in on_first for text in (one.question, one.answers[0])]
-        turns = tokenizer.encode(written)
-        examples.append(
-            Example(
-                texts=tuple(text[:DOC_MAX_LENGTH] for text in ids[begin : begin + n_documents]),
-                gold=(0,),
-                turns=tuple(zip(turns[::2], turns[1::2], strict=True)),
-                is_question=True,
-                held_out=False,
-            )
-        )
     collator = Collator(STAGES[stage], tokenizer)
     return collator.batch(examples, n_memory=N_MEMORY, rng=random.Random(0))
 
@@ -202,10 +207,10 @@ def main() -> None:
     parser.add_argument("--memory-of", nargs=2, metavar=("STAGE", "SIDE"))
     options = parser.parse_args()
     tokenizer = TextTokenizer(load_tokenizer(find_base("smollm2-135m")))
-    make_batch = bundled_batch if options.bundled else batch_of
     if options.memory_of:
         stage, side = options.memory_of
-        step(built(stage, plain=side in SIDES[2:]), make_batch(stage, tokenizer), side)
+        batch = batch_of(stage, tokenizer, real=options.bundled)
+        step(built(stage, plain=side in SIDES[2:]), batch, side)
         # Not ru_maxrss: a child begins with its parent's.
         status = Path("/proc/self/status").read_text()
         print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
@@ -213,7 +218,7 @@ def main() -> None:
     result: dict[str, Any] = {"machine": machine(), "n_memory": N_MEMORY, "stages": {}}
     for stage in options.stages:
         modules = [built(stage, plain=plain) for plain in (False, True)]
-        batch = make_batch(stage, tokenizer)
+        batch = batch_of(stage, tokenizer, real=options.bundled)
         n_tokens = batch.n_tokens
         seconds: dict[str, list[float]] = {side: [] for side in SIDES}
         for number in range(options.rounds + 1):
