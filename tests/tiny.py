@@ -169,7 +169,9 @@ def tiny_memory(base: Path) -> MemoryTable:
     return memory
 
 
-def tiny_clara_model(base: Path, *, merged: bool = True, dropout: float = 0.0) -> ClaraModel:
+def tiny_clara_model(
+    base: Path, *, merged: bool = True, dropout: float = 0.0, latent_layer: int = 0
+) -> ClaraModel:
     """Base, random roles and memory table as the project composes them."""
     lm = load_lm(find_base(str(base)), device=torch.device("cpu"), dtype=torch.float32)
     states = random_roles(lm)
@@ -180,4 +182,4 @@ def tiny_clara_model(base: Path, *, merged: bool = True, dropout: float = 0.0) -
         roles = AdapterRoles(lm, rank=RANK, alpha=ALPHA, dropout=dropout)
         for role, state in states.items():
             roles.load(role, state)
-    return ClaraModel(roles, tiny_memory(base)).eval()
+    return ClaraModel(roles, tiny_memory(base), latent_layer=latent_layer).eval()

@@ -226,6 +226,9 @@ def test_mistakes(clara, monkeypatch):
         answer(nobody, clara, QUESTIONS, hits[:1])
     with pytest.raises(DataError, match="the question is empty"):
         prompt_embeddings(clara, " ", hits[0])
+    monkeypatch.setattr(clara.model, "latent_layer", 1)
+    with pytest.raises(ConfigError, match="enter the generator after layer 1, and vLLM takes"):
+        prompt_embeddings(clara, "Who?", hits[0])
     without = clara.read(DOCUMENTS[0], with_latents=False)
     with pytest.raises(DataError, match="hits without latents"):
         prompt_embeddings(clara, "Who?", without)

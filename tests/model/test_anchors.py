@@ -388,7 +388,7 @@ def test_places_outlive_storage(stored):
         [torch.randperm(n_places, generator=generator)[:n_memory] for _ in range(20)]
     )
     latents = 4.6 * torch.randn(20, n_memory, 576, generator=generator)
-    marked = write_places(latents, places_RM, n_places=n_places, latent_gain=gain)
+    marked = write_places(latents, places_RM, n_places=n_places, length=LENGTH / gain)
     rounded = dequantize(quantize(marked, stored), stored, width=576)
     for n in (16, n_memory):
         found = in_text_order(rounded[:, :n])
@@ -416,7 +416,7 @@ def test_places_outlive_storage(stored):
 def test_gradients_reach_every_latent_but_its_place():
     latents = torch.randn(2, 4, 6, requires_grad=True)
     places_RM = torch.tensor([[2, 0, 3, 1], [0, 1, 2, 3]])
-    marked = write_places(latents, places_RM, n_places=4, latent_gain=GAIN)
+    marked = write_places(latents, places_RM, n_places=4, length=LENGTH / GAIN)
     factors = torch.arange(2 * 4 * 6.0).view(2, 4, 6)
     (in_text_order(marked) * factors).sum().backward()
     expected = torch.stack([factors[row][places_RM[row]] for row in range(2)])

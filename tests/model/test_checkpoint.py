@@ -69,6 +69,8 @@ def changed(checkpoint, what):
         card = replace(card, base_sha256="0" * 64)
     elif what == "alpha":
         card = replace(card, alpha=2 * card.alpha)
+    elif what == "latent layer":
+        card = replace(card, latent_layer=1)
     elif what == "memory":
         memory = memory + 1
     elif what == "metrics":
@@ -79,7 +81,9 @@ def changed(checkpoint, what):
     return Checkpoint(card, roles, memory, checkpoint.token_weight)
 
 
-@pytest.mark.parametrize("what", ["base", "alpha", "memory", "compressor", "reasoner"])
+@pytest.mark.parametrize(
+    "what", ["base", "alpha", "memory", "latent layer", "compressor", "reasoner"]
+)
 def test_the_fingerprint_changes_with_what_makes_latents(tiny_model, what):
     checkpoint = load_checkpoint(tiny_model)
     assert changed(checkpoint, what).fingerprint() != checkpoint.fingerprint()

@@ -12,7 +12,7 @@ from openclara.data.tokenizer import SEP, SLOT
 from openclara.model import generator
 from openclara.model.continuous import DecodingBatch, Entry
 from openclara.model.generator import Decoding, Prompt, choose, generate
-from openclara.model.places import PLACE, without_places, write_places
+from openclara.model.places import LENGTH, PLACE, without_places, write_places
 
 NEVER: frozenset[int] = frozenset()
 
@@ -74,15 +74,15 @@ def test_greedy_is_token_for_token_what_transformers_generates(model, generator_
     assert len(set(expected.tolist())) > 2
 
 
-@pytest.fixture(scope="module")
-def placed(tiny_base):
-    """A model whose latents stand apart, and prompts with some."""
-    model = tiny_clara_model(tiny_base)
+@pytest.fixture(scope="module", params=[0, 1])
+def placed(tiny_base, request):
+    """A model whose latents stand apart, at the input or halfway, and prompts with some."""
+    model = tiny_clara_model(tiny_base, latent_layer=request.param)
     model.memory = anchored_memory(model.vocabulary.weight)
     prompts = []
     for prompt, places in ((PROMPTS[0], [3, 9]), (PROMPTS[2], [0, 1, 4, 5, 20, 31])):
         marked = write_places(
-            prompt.latents_SD[None], torch.tensor([places]), n_places=32, latent_gain=1.0
+            prompt.latents_SD[None], torch.tensor([places]), n_places=32, length=LENGTH
         )
         prompts.append(Prompt(prompt.ids, marked[0]))
     return model, [*prompts, PROMPTS[1]]
@@ -93,14 +93,28 @@ def test_latents_are_read_at_positions_as_far_apart(placed, generator_lm):
     positions = [[0, 1, 2, 7, 8, 9, 10], [0, 1, 2, 5, 6, 11, 16, *range(17, 30)]]
     for prompt, own in zip(prompts, positions, strict=False):
         embedded = embedded_by_hand(model, generator_lm, prompt)
-        embedded[0, torch.tensor(prompt.ids) == SLOT, :PLACE] = 0.0
+        slots = torch.tensor(prompt.ids) == SLOT
+        embedded[0, slots, :PLACE] = 0.0
+        entering = embedded[:, slots]
+        if model.latent_layer:
+            salience = model.memory.salience
+            entering = entering * salience.spread_D + salience.mean_D
+            embedded[0, slots] = 0.0
         expected: list[int] = []
         for _ in range(12):
             at = torch.tensor([[*own, *range(own[-1] + 1, own[-1] + 1 + len(expected))]])
+
+            def enter(layer, given, entering=entering, slots=slots):
+                states = given[0].clone()
+                states[:, : len(slots)][:, slots] = entering
+                return (states, *given[1:])
+
+            hook = generator_lm.model.layers[model.latent_layer].register_forward_pre_hook(enter)
             with torch.inference_mode():
                 logits = generator_lm(
                     inputs_embeds=embedded, position_ids=at, attention_mask=torch.ones_like(at)
                 ).logits
+            hook.remove()
             expected.append(int(logits[0, -1].argmax()))
             new = generator_lm.get_input_embeddings().weight[expected[-1:]].detach()
             embedded = torch.cat([embedded, new[None]], dim=1)

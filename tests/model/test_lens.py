@@ -27,6 +27,14 @@ def anchored(tiny_base):
     return built.eval()
 
 
+@pytest.fixture(scope="module")
+def halfway(tiny_base):
+    """Its latents enter the generator after the first of two layers."""
+    built = tiny_clara_model(tiny_base, latent_layer=1)
+    built.memory = anchored_memory(built.vocabulary.weight)
+    return built.eval()
+
+
 def states_by_hand(model, base, role, carried_MD):
     """Final states of ENC, BOS, text, EOS, memory as transformers computes them."""
     lm = plain_lm(base, random_roles(plain_lm(base))[role])
@@ -74,6 +82,51 @@ def test_an_anchored_latent_is_its_state_and_what_it_carries(anchored, tiny_base
     torch.testing.assert_close(found.states_MD[beyond], states[-N_MEMORY:][beyond], **CLOSE)
     difference = (found.latents_MD - found.states_MD)[beyond]
     torch.testing.assert_close(difference, carried_MD[beyond] / GAIN, **CLOSE)
+
+
+@pytest.mark.parametrize("role", ["compressor", "reasoner"])
+def test_a_latent_that_enters_halfway_is_a_state_in_spreads(halfway, tiny_base, role):
+    found = examine(halfway, TEXT, role, n_memory=N_MEMORY, **FRAME)
+    lm = plain_lm(tiny_base, random_roles(plain_lm(tiny_base))[role])
+    words, own = lm.get_input_embeddings().weight, halfway.memory.weight.detach()
+    salience = halfway.memory.salience
+    framed = torch.cat([own[3:4], words[[BOS, *TEXT, EOS]]])
+    with torch.inference_mode():
+        # What goes into the second layer; the last of `hidden_states` is after the norm.
+        read = lm(inputs_embeds=framed[None], output_hidden_states=True).hidden_states[1]
+    if role == "compressor":
+        inner, lengths = read[:, 2 : 2 + len(TEXT)], torch.tensor([len(TEXT)])
+        scores = salience(torch.tensor([TEXT]), lengths, inner)[0]
+    else:
+        scores = halfway.memory.token_weight_V[torch.tensor(TEXT)]
+    expected = sorted(range(len(TEXT)), key=lambda at: -float(scores[at]))[:N_MEMORY]
+    assert list(found.anchors) == expected
+    # Each memory token reads the text from where the token stands that it carries.
+    framed = torch.cat([framed, own[4:] + words[[TEXT[at] for at in expected]]])
+    positions = torch.tensor([[*range(len(TEXT) + 3), *(at + 2 for at in expected)]])
+    with torch.inference_mode():
+        states = lm(
+            inputs_embeds=framed[None],
+            position_ids=positions,
+            attention_mask=torch.ones_like(positions),
+            output_hidden_states=True,
+        ).hidden_states[1][0]
+    standard = (states - salience.mean_D) / salience.spread_D
+    torch.testing.assert_close(found.text_states_TD, standard[2 : 2 + len(TEXT)], **CLOSE)
+    beyond = (slice(None), slice(PLACE, None))
+    torch.testing.assert_close(found.latents_MD[beyond], standard[-N_MEMORY:][beyond], **CLOSE)
+    assert torch.equal(found.latents_MD[beyond], found.states_MD[beyond])
+    stored = examine(halfway, TEXT, role, n_memory=N_MEMORY, stored_MD=found.latents_MD, **FRAME)
+    assert torch.equal(stored.latents_MD, found.latents_MD)
+
+
+def test_the_lens_of_a_state_halfway_is_the_norm_and_the_head(halfway, tiny_base):
+    states_MD = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
+    _, ids_ML = logit_lens(halfway, states_MD, 3)
+    salience, lm = halfway.memory.salience, plain_lm(tiny_base)
+    with torch.inference_mode():
+        logits = lm.lm_head(lm.model.norm(states_MD * salience.spread_D + salience.mean_D))
+    assert torch.equal(ids_ML, logits.topk(3).indices)
 
 
 def test_a_token_that_finds_nothing_to_carry(anchored):

@@ -89,6 +89,16 @@ def test_switching_changes_no_gradient_flag(adapters):
     adapters.train_only([])
 
 
+def test_layers_that_a_role_does_not_use_never_train(tiny_base):
+    depths = {"compressor": 1, "reasoner": None}
+    roles = AdapterRoles(plain_lm(tiny_base), rank=2, alpha=4.0, depths=depths)
+    roles.train_only(["compressor", "reasoner"])
+    for name, parameter in roles.named_parameters("compressor").items():
+        assert parameter.requires_grad == ("layers.0." in name)
+    assert all(one.requires_grad for one in roles.named_parameters("reasoner").values())
+    assert not any(one.requires_grad for one in roles.named_parameters("generator").values())
+
+
 def test_adapters_are_float32_under_a_bf16_base(tiny_base):
     roles = AdapterRoles(plain_lm(tiny_base, dtype=torch.bfloat16), rank=2, alpha=4.0)
     for role in ROLES:

@@ -145,7 +145,7 @@ def test_what_the_generator_reads(recording):
     for name in recording.record["generation"]:
         if f"gen/{name}/inputs_embeds" not in recording.tensors:
             continue
-        ours_BTD, mask_BT, _ = embed_prompts(recording.clara.model, recording.prompts(name))
+        ours_BTD, mask_BT, _, _ = embed_prompts(recording.clara.model, recording.prompts(name))
         theirs_BTD = recording.tensors[f"gen/{name}/inputs_embeds"]
         theirs_BT = recording.tensors[f"gen/{name}/attention_mask"]
         assert torch.equal(mask_BT.long(), theirs_BT)

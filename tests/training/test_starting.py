@@ -176,6 +176,42 @@ def test_salience_fitted_after_a_reader_of_text(tiny_base, data, tmp_path):
     assert not torch.equal(given["network.read.weight"], found["network.read.weight"])
 
 
+def test_latents_are_moved_from_the_input_into_the_generator(tiny_base, data, tmp_path):
+    own = train(recipe(tmp_path / "own", tiny_base, data))
+    changes = {"init_from": str(own), "salience": [{"path": "other.jsonl"}]}
+    layer = {"latent_layer": 1}
+    moved = recipe(tmp_path / "a", tiny_base, data, model=layer, optim={"lr": 1e-12}, **changes)
+    given, found = load_checkpoint(own), load_checkpoint(train(moved))
+    assert (given.card.latent_layer, found.card.latent_layer) == (0, 1)
+    for role in ("compressor", "generator"):
+        for name, tensor in given.roles["generator"].items():
+            torch.testing.assert_close(found.roles[role][name], tensor)
+    assert not torch.equal(given.salience["mean_D"], found.salience["mean_D"])
+    with pytest.raises(ConfigError, match=r"give records for it under \[\[salience\]\]"):
+        train(recipe(tmp_path / "b", tiny_base, data, model=layer, init_from=str(own)))
+    # Once moved they stay, and what learns is what is used.
+    later = recipe(tmp_path / "c", tiny_base, data, init_from=str(tmp_path / "a"))
+    learned = load_checkpoint(train(later))
+    assert learned.card.latent_layer == 1
+    for name, tensor in found.roles["compressor"].items():
+        assert torch.equal(tensor, learned.roles["compressor"][name]) == ("layers.1." in name)
+    back = recipe(tmp_path / "d", tiny_base, data, init_from=str(tmp_path / "a"))
+    back = back.model_copy(update={"model": back.model.model_copy(update={"latent_layer": 0})})
+    with pytest.raises(ConfigError, match=r"latent_layer is 0, but .* was trained with 1"):
+        train(RunConfig.model_validate(back.model_dump()))
+
+
+def test_latents_cannot_enter_everywhere(tiny_base, data, tmp_path):
+    deep = recipe(tmp_path / "a", tiny_base, data, model={"latent_layer": 2})
+    with pytest.raises(ConfigError, match=r"latent_layer is 2, and .* has 2 layers; give fewer"):
+        train(deep)
+    learned = recipe(
+        tmp_path / "b", tiny_base, data, model={"latent_layer": 1, "memory": "learned"}
+    )
+    with pytest.raises(ConfigError, match="is for anchored memory, and this model's is learned"):
+        train(learned)
+
+
 def test_a_generator_that_was_trained_before(tiny_base, data, tmp_path):
     reader = train(
         recipe(
@@ -190,6 +226,15 @@ def test_a_generator_that_was_trained_before(tiny_base, data, tmp_path):
     assert [made["stage"] for made in run.card.training] == ["text", "compress"]
     assert any(tensor.count_nonzero() for name, tensor in theirs.items() if "lora_B" in name)
     assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+    # Whose own first layers are to make what enters it.
+    halfway = started.model_copy(
+        update={
+            "output": tmp_path / "w",
+            "model": started.model.model_copy(update={"latent_layer": 1}),
+        }
+    )
+    compressor = load_checkpoint(train(halfway)).roles["compressor"]
+    assert all(torch.equal(compressor[name], theirs[name]) for name in theirs)
     with pytest.raises(ConfigError, match=r"no generator of rank 2 and alpha 8"):
         train(
             started.model_copy(

@@ -39,6 +39,10 @@ class ModelConfig(Strict):
     """Latents of a question under the late score; under the flat one as many as of a document."""
     latent_gain: float = Field(1.0, gt=0)
     """Factor on latents as they are spliced into a prompt (published code: 1)."""
+    latent_layer: int = Field(0, ge=0)
+    """Where latents enter the generator: after so many of its layers, which are all that compressor
+    and reasoner use. 0 is at the input, after the whole compressor (published); others are for
+    anchored memory. With `init_from` 0 may be raised: both roles then start as the generator."""
 
 
 class DataConfig(Strict):

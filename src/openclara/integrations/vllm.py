@@ -55,12 +55,19 @@ def prompt_embeddings(clara: Clara, question: str, hits: Sequence[Hit]) -> Tenso
 
     Raises:
         DataError: The question is empty, or a hit has no latents.
+        ConfigError: The model's latents do not enter at the input.
     """
     if not question.strip():
         raise DataError("the question is empty; ask something")
     if any(hit.latents is None for hit in hits):
         raise DataError("hits without latents cannot be answered from; search with latents")
-    embedded_BTD, _, _ = embed_prompts(clara.model, [clara.prompt(question, hits)])
+    if clara.model.latent_layer:
+        raise ConfigError(
+            "latents of this model enter the generator after layer "
+            f"{clara.model.latent_layer}, and vLLM takes embeddings at the input alone; serve it "
+            "with openclara serve"
+        )
+    embedded_BTD = embed_prompts(clara.model, [clara.prompt(question, hits)])[0]
     return embedded_BTD[0].cpu()
 
 

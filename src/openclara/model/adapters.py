@@ -9,9 +9,11 @@ was active at forward.
 
 from __future__ import annotations
 
+import re
 import warnings
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
@@ -28,6 +30,9 @@ ROLES: Final[tuple[Role, ...]] = ("compressor", "reasoner", "generator")
 TARGETS: Final = "all-linear"
 """Every linear layer but the LM head (paper, appendix; `lora_r` 16, alpha twice the rank)."""
 
+LAYER: Final = re.compile(r"layers\.(\d+)\.")
+"""Which layer a tensor belongs to, in its name."""
+
 
 class AdapterRoles:
     """Roles as unmerged adapters on one shared base: what training needs.
@@ -39,10 +44,18 @@ class AdapterRoles:
         dropout: LoRA dropout while training.
         fused: Compute base and delta in one step where they are plain; not where a wrapper must
             see the calls of the layers below, as ZeRO-3 must.
+        depths: How many layers a role uses, where not all: the others' adapters never train.
     """
 
     def __init__(
-        self, lm: Any, *, rank: int, alpha: float, dropout: float = 0.0, fused: bool = True
+        self,
+        lm: Any,
+        *,
+        rank: int,
+        alpha: float,
+        dropout: float = 0.0,
+        fused: bool = True,
+        depths: Mapping[Role, int | None] = MappingProxyType({}),
     ) -> None:
         import peft  # 5-10 s cold: only what trains pays for it
         from peft.tuners.lora import LoraLayer
@@ -62,6 +75,7 @@ class AdapterRoles:
                 peft.inject_adapter_in_model(config, lm, adapter_name=role)
         self.lm = lm
         self.active: Role | None = None
+        self._depths = depths
         self._layers: dict[str, Any] = {
             name: module for name, module in lm.named_modules() if isinstance(module, LoraLayer)
         }
@@ -105,8 +119,10 @@ class AdapterRoles:
     def train_only(self, roles: Sequence[Role]) -> None:
         """Let the named roles train and freeze the others."""
         for role in ROLES:
-            for parameter in self.named_parameters(role).values():
-                parameter.requires_grad_(role in roles)
+            depth = self._depths.get(role)
+            for name, parameter in self.named_parameters(role).items():
+                used = depth is None or int(LAYER.findall(name)[0]) < depth
+                parameter.requires_grad_(role in roles and used)
 
     def state(self, role: Role) -> dict[str, Tensor]:
         """Values of `named_parameters`, outside any graph."""

@@ -47,6 +47,7 @@ class Card:
         score: `flat` or `late`: how questions and documents are compared.
         query_n_memory: Latents of a question under the late score.
         latent_gain: Factor on spliced latents.
+        latent_layer: Layers of the generator before the one that latents enter; 0 at the input.
         wording: Prompts the generator was trained on, `own` or `published` (`data/wording.py`).
         top_k: Documents that the model answers from unless told otherwise.
         stage: The last stage trained.
@@ -69,6 +70,7 @@ class Card:
     latent_weight: float = 0.5
     wording: str = "own"
     top_k: int = TOP_K
+    latent_layer: int = 0
     training: list[dict[str, Any]] = field(default_factory=list)
     metrics: dict[str, Any] = field(default_factory=dict)
 
@@ -112,6 +114,8 @@ class Checkpoint:
         if self.token_weight.numel():
             # Of anchored latents what the first coordinates say; once they held ranks.
             digest.update(b"places in the text")
+        if card.latent_layer:
+            digest.update(f"after layer {card.latent_layer}".encode())
         makers = {name: t for name, t in _flat(self).items() if not name.startswith(without)}
         digest.update(save(makers))
         return digest.hexdigest()

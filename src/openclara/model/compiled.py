@@ -182,14 +182,17 @@ class PackedLayers:
         *,
         n_layers: int | None = None,
         positions_BT: Tensor | None = None,
+        entering: tuple[int, Tensor] | None = None,
     ) -> Tensor:
-        """States after the final norm, under the role that is active.
+        """States after the final norm, or after some layers, under the role that is active.
 
         Args:
             embedded_BTD: (B, T, D) input embeddings, padded on the right.
             lengths_B: (B,) positions that count, at least 1 each.
-            n_layers: How many layers from the first on; all if None.
-            positions_BT: (B, T) rotary positions, ascending; from 0 by one if None.
+            n_layers: How many layers from the first on, without a norm; all, with it, if None.
+            positions_BT: (B, T) rotary positions; from 0 by one if None.
+            entering: After how many layers some positions begin, which hold zeros before, and
+                (B, T) which these are; from the input on all do if None.
 
         Returns:
             (B, T, D), zero at padding.
@@ -198,9 +201,15 @@ class PackedLayers:
         packing = Packing.of(lengths_B, embedded_BTD.shape[1])
         x_ND = packing.pack(embedded_BTD)
         tables = self._tables(embedded_BTD, packing, positions_BT)
-        for layer in model.layers[:n_layers]:
+        n_before, slot_N1 = 0, None
+        if entering is not None:
+            n_before, slot_N1 = entering[0], entering[1].reshape(-1, 1)[packing.at_N]
+            entering_ND, x_ND = x_ND, x_ND.masked_fill(slot_N1, 0.0)
+        for at, layer in enumerate(model.layers[:n_layers]):
+            if slot_N1 is not None and at == n_before:
+                x_ND = torch.where(slot_N1, entering_ND, x_ND)
             x_ND = self._through(layer, x_ND, tables, packing)
-        return packing.unpack(model.norm(x_ND))
+        return packing.unpack(x_ND if n_layers is not None else model.norm(x_ND))
 
     @property
     def rowwise(self) -> bool:
@@ -214,8 +223,9 @@ class PackedLayers:
         text_lengths_R: Tensor,
         n_memory: int,
         *,
-        n_layers: int,
-        carrying: Callable[[Tensor], Tensor],
+        n_read: int,
+        n_layers: int | None = None,
+        carrying: Callable[[Tensor], tuple[Tensor, Tensor | None]],
     ) -> Tensor:
         """As a call, for texts whose memory tokens begin as what their own states tell.
 
@@ -226,9 +236,11 @@ class PackedLayers:
             embedded_RTD: (R, T, D) input embeddings of the texts, each before its memory tokens.
             text_lengths_R: (R,) positions before the memory tokens.
             n_memory: Memory tokens of each.
-            n_layers: After how many layers the texts' states are read.
-            carrying: Given these (R, T', D), after the final norm, the (R, T, D) input embeddings
-                with those of the memory tokens as they are to be.
+            n_read: After how many layers the texts' states are read.
+            n_layers: As in a call, at least `n_read`.
+            carrying: Given these (R, T', D), without a norm, the (R, T, D) input embeddings with
+                those of the memory tokens as they are to be, and (R, T) rotary positions; from 0 by
+                one if None.
 
         Returns:
             (R, T, D), zero at padding.
@@ -238,12 +250,12 @@ class PackedLayers:
         text = Packing.of(text_lengths_R, longest)
         x_ND, tables = text.pack(embedded_RTD[:, :longest]), self._tables(embedded_RTD, text)
         read: list[Tensor] = []
-        for layer in model.layers[:n_layers]:
+        for layer in model.layers[:n_read]:
             read.append(x_ND)
             x_ND = self._through(layer, x_ND, tables, text)
-        embedded_RTD = carrying(text.unpack(model.norm(x_ND)))
+        embedded_RTD, positions_RT = carrying(text.unpack(x_ND))
         whole = Packing.of(text_lengths_R + n_memory, n_positions)
-        whole_tables = self._tables(embedded_RTD, whole)
+        whole_tables = self._tables(embedded_RTD, whole, positions_RT)
         memory_N = whole.at_N % n_positions >= text_lengths_R[whole.at_N // n_positions]
         # Of texts, one after the other, and then memory tokens likewise: as they stand in rows.
         order_N = torch.where(
@@ -253,13 +265,13 @@ class PackedLayers:
         asked_RM = memory_N.new_ones(len(text_lengths_R), n_memory)
         memory_MD = whole.pack(embedded_RTD)[memory_N]
         memory_tables = Tables(*(table[memory_N] for table in whole_tables))
-        for layer, states_ND in zip(model.layers[:n_layers], read, strict=True):
+        for layer, states_ND in zip(model.layers[:n_read], read, strict=True):
             earlier = Earlier(states_ND, tables, *order, asked_RM)
             memory_MD = self._through(layer, memory_MD, memory_tables, whole, earlier)
         x_ND = _ordered(torch.cat([x_ND, memory_MD]), *order)
-        for layer in model.layers[n_layers:]:
+        for layer in model.layers[n_read:n_layers]:
             x_ND = self._through(layer, x_ND, whole_tables, whole)
-        return whole.unpack(model.norm(x_ND))
+        return whole.unpack(x_ND if n_layers is not None else model.norm(x_ND))
 
     def _tables(
         self, like_BTD: Tensor, packing: Packing, positions_BT: Tensor | None = None

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from openclara.data.batches import PAD
+from openclara.data.tokenizer import SLOT
 from openclara.errors import ModelError
 from openclara.model.cache import RoomyLayer, roomy_cache
 from openclara.model.generator import (
@@ -169,10 +170,11 @@ class DecodingBatch:
             every = (len(prompts), -1, -1, -1)
             layer.update(keys.expand(every), values.expand(every))
         n_kept = cache.get_seq_length()
-        embedded_BTD, positions_BT = _embedded(model, prompts, n_kept)
+        embedded_BTD, positions_BT, slot_BT = _embedded(model, prompts, n_kept)
         device = embedded_BTD.device
         with model.roles.use(self._role) as lm:
-            states_BTD = lm.model(
+            inner, embedded_BTD = model.reading(lm, embedded_BTD, slot_BT)
+            states_BTD = inner(
                 inputs_embeds=embedded_BTD,
                 position_ids=positions_BT,
                 past_key_values=cache,
@@ -240,14 +242,17 @@ def _start_of(prompt: Prompt) -> tuple[int, ...]:
     return prompt.ids[: prompt.n_shared] if len(prompt.ids) <= LONG else ()
 
 
-def _embedded(model: ClaraModel, prompts: Sequence[Prompt], n_kept: int) -> tuple[Tensor, Tensor]:
-    """(B, T, D) embeddings of prompts from a position on, padded on the right, and positions."""
+def _embedded(
+    model: ClaraModel, prompts: Sequence[Prompt], n_kept: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Prompts from a position on, padded on the right: (B, T, D) embeddings, positions, slots."""
     ids = [prompt.ids[n_kept:] for prompt in prompts]
     ids_BT = torch.full((len(ids), max(map(len, ids))), PAD, dtype=torch.long)
     for row, own in enumerate(ids):
         ids_BT[row, : len(own)] = torch.tensor(own)
     embedded_BTD, steps_BT = embed_ids(model, ids_BT, prompts)
-    return embedded_BTD, n_kept - 1 + steps_BT.cumsum(1)
+    slot_BT = (ids_BT == SLOT).to(embedded_BTD.device)
+    return embedded_BTD, n_kept - 1 + steps_BT.cumsum(1), slot_BT
 
 
 def _mask(positions_B1: Tensor, dtype: torch.dtype) -> Tensor | None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from openclara.data.batches import PAD
+from openclara.data.tokenizer import SLOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -91,7 +92,7 @@ def generate(
     """
     from openclara.model.cache import roomy_cache
 
-    embedded_BTD, mask_BT, positions_BT = embed_prompts(model, prompts)
+    embedded_BTD, mask_BT, positions_BT, slot_BT = embed_prompts(model, prompts)
     device = embedded_BTD.device
     chooser = make_chooser(decoding, device)
     cache = roomy_cache(model.lm.config)
@@ -103,10 +104,12 @@ def generate(
         layer.update(keys.expand(rows), values.expand(rows))
     n_read = cache.get_seq_length()
     embedded_BTD, positions_BT = embedded_BTD[:, n_read:], positions_BT[:, n_read:]
+    slot_BT = slot_BT[:, n_read:]
     ended = [False] * len(prompts)
     for _ in range(decoding.max_new_tokens):
         with model.roles.use(role) as lm:
-            states_BTD = lm.model(
+            inner, embedded_BTD = model.reading(lm, embedded_BTD, slot_BT)
+            states_BTD = inner(
                 inputs_embeds=embedded_BTD,
                 attention_mask=mask_BT if padded else None,
                 position_ids=positions_BT,
@@ -124,6 +127,7 @@ def generate(
             return
         yield step
         embedded_BTD = model.vocabulary(chosen_B.unsqueeze(1))
+        slot_BT = slot_BT.new_zeros(len(prompts), 1)
         mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(prompts), 1)], dim=1)
         positions_BT = positions_BT[:, -1:] + 1
 
@@ -168,8 +172,14 @@ def kept_start(
     return found
 
 
-def embed_prompts(model: ClaraModel, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor, Tensor]:
-    """(B, T, D) embeddings padded on the left, their (B, T) mask and (B, T) rotary positions."""
+def embed_prompts(
+    model: ClaraModel, prompts: Sequence[Prompt]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Prompts padded on the left.
+
+    Returns:
+        (B, T, D) embeddings, (B, T) what is no padding, (B, T) rotary positions and (B, T) slots.
+    """
     longest = max(len(prompt.ids) for prompt in prompts)
     ids_BT = torch.full((len(prompts), longest), PAD, dtype=torch.long)
     mask_BT = torch.zeros(len(prompts), longest, dtype=torch.bool)
@@ -179,7 +189,8 @@ def embed_prompts(model: ClaraModel, prompts: Sequence[Prompt]) -> tuple[Tensor,
     embedded_BTD, steps_BT = embed_ids(model, ids_BT, prompts)
     mask_BT = mask_BT.to(embedded_BTD.device)
     positions_BT = (steps_BT * mask_BT).cumsum(1) - 1
-    return embedded_BTD, mask_BT, positions_BT.clamp(min=0)
+    slot_BT = (ids_BT == SLOT).to(embedded_BTD.device)
+    return embedded_BTD, mask_BT, positions_BT.clamp(min=0), slot_BT
 
 
 def embed_ids(

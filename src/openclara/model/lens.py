@@ -80,6 +80,8 @@ def examine(
     at_M = carried.anchors.at_RM[0].tolist()
     anchors = tuple(None if at == 0 else at - BEFORE_TEXT for at in at_M)
     carried_MD = carried.embeddings_RMD[0] / model.latent_gain
+    if model.latent_layer:
+        carried_MD = torch.zeros_like(carried_MD)
     if stored_MD is None:
         # Summed in the model's own arithmetic, as the latents that are stored.
         latents_MD = model.latents(states_RMD, carried, role)[0].float()
@@ -108,6 +110,8 @@ def logit_lens(model: ClaraModel, states_MD: Tensor, n_tokens: int) -> tuple[Ten
         (M, L) float32 probabilities and (M, L) ids, likeliest first.
     """
     head = model.lm.lm_head
+    if model.latent_layer:
+        states_MD = model.lm.model.norm(model.memory.restored(states_MD))
     logits_MV = head(states_MD.to(head.weight.dtype)).float()
     best = torch.softmax(logits_MV, dim=-1).topk(n_tokens, dim=-1)
     return best.values, best.indices

@@ -117,6 +117,15 @@ class MemoryTable(nn.Module):
             return embedded_BTD
         return embedded_BTD.masked_scatter(slot_BT.unsqueeze(-1), latents_SD.to(embedded_BTD.dtype))
 
+    def standard(self, states: Tensor) -> Tensor:
+        """(..., D) states in spreads from the mean of those that `salience` was fitted on."""
+        wide = states.float() - self.salience.mean_D
+        return (wide / self.salience.spread_D.clamp(min=1e-6)).to(states.dtype)
+
+    def restored(self, standard: Tensor) -> Tensor:
+        """(..., D) float32 states of which `standard` made these."""
+        return standard.float() * self.salience.spread_D.clamp(min=1e-6) + self.salience.mean_D
+
     @torch.no_grad()
     def anchors(
         self,

@@ -26,6 +26,8 @@ PLACE = 2
 LENGTH = 0.2
 """Of the pair as it would be spliced; the embeddings of many bases have 0.14 as root mean square.
 Long enough that eight-bit rounding changes a step among 256 places by one at most."""
+STANDARD_LENGTH = 3.0
+"""Of the pair where the coordinates of a latent are in spreads from their mean."""
 
 ARC = 1.8 * math.pi
 """Angle from the first place to the last. Not the whole circle: rounding must not make the last
@@ -35,19 +37,17 @@ FURTHEST = 5
 """Most positions from one latent to the next: a wider gap tells no more (measured)."""
 
 
-def write_places(
-    latents_RMD: Tensor, places_RM: Tensor, *, n_places: int, latent_gain: float
-) -> Tensor:
+def write_places(latents_RMD: Tensor, places_RM: Tensor, *, n_places: int, length: float) -> Tensor:
     """Latents with their places in them.
 
     Args:
         latents_RMD: (R, M, D) latents.
         places_RM: (R, M) places in the text, from 0 to below `n_places`.
         n_places: Places of the longest text.
-        latent_gain: Factor on latents as they are spliced.
+        length: Of the pair.
     """
     angle_RM = ARC * ((places_RM.float() + 0.5) / n_places - 0.5)
-    pair_RM2 = torch.stack([angle_RM.cos(), angle_RM.sin()], dim=-1) * (LENGTH / latent_gain)
+    pair_RM2 = torch.stack([angle_RM.cos(), angle_RM.sin()], dim=-1) * length
     return torch.cat([pair_RM2.to(latents_RMD.dtype), latents_RMD[..., PLACE:]], dim=-1)
 
 

@@ -123,6 +123,7 @@ class Clara:
             roles,
             memory.to(where),
             latent_gain=card.latent_gain,
+            latent_layer=card.latent_layer,
             score=card.score,
             head_OD=head,
         )

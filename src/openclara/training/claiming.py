@@ -31,6 +31,7 @@ INHERITED = (
     "score",
     "query_n_memory",
     "latent_gain",
+    "latent_layer",
 )
 """Parts of [model] that a stage takes from its parent."""
 
@@ -48,7 +49,11 @@ def inherit(recipe: RunConfig, parent: Checkpoint | None) -> RunConfig:
         return recipe
     card = parent.card
     inherited = {name: getattr(card, name) for name in INHERITED}
-    for name in recipe.model.model_fields_set & inherited.keys():
+    given = recipe.model.model_fields_set & inherited.keys()
+    if "latent_layer" in given and not card.latent_layer:
+        # Raised from the input: `training.starting` says what the roles start as.
+        inherited["latent_layer"] = recipe.model.latent_layer
+    for name in given:
         if getattr(recipe.model, name) != inherited[name]:
             raise ConfigError(
                 f"model.{name} is {getattr(recipe.model, name)!r}, but {recipe.init_from} was "
@@ -78,6 +83,17 @@ def check(recipe: RunConfig, parent: Checkpoint | None) -> None:
     if recipe.generator_from is not None and parent is not None:
         raise ConfigError(
             f"init_from brings the generator of {recipe.init_from}; leave generator_from out"
+        )
+    if recipe.model.latent_layer and recipe.model.memory == "learned":
+        raise ConfigError(
+            "model.latent_layer is for anchored memory, and this model's is learned; leave it out, "
+            "or set model.memory to anchored"
+        )
+    raised = parent is not None and recipe.model.latent_layer != parent.card.latent_layer
+    if raised and not recipe.salience:
+        raise ConfigError(
+            "model.latent_layer makes the compressor another one, so what memory carries must be "
+            "learned anew; give records for it under [[salience]]"
         )
     if recipe.salience and recipe.model.memory == "learned":
         raise ConfigError(

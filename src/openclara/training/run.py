@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from openclara.data.wording import OWN, PUBLISHED, make_wording
-from openclara.errors import ModelError
+from openclara.errors import ConfigError, ModelError
 from openclara.model.adapters import ROLES, AdapterRoles
 from openclara.model.base import (
     choose_device,
@@ -41,7 +41,7 @@ from openclara.training.journal import METRICS, Journal
 from openclara.training.loop import Trainer
 from openclara.training.processes import end_trackers, join, start_trackers, whole
 from openclara.training.stages import Collator
-from openclara.training.starting import generator_of, learn_salience, new_memory
+from openclara.training.starting import first_roles, generator_of, learn_salience, new_memory
 from openclara.training.states import POSITION, restore, save
 
 if TYPE_CHECKING:
@@ -115,11 +115,15 @@ def train(
         memory = memory_table(parent, vocabulary_VD)
     else:
         memory = new_memory(recipe, vocabulary_VD, examples)
+    reader = None
+    if parent is None and recipe.generator_from is not None:
+        reader = generator_of(recipe, source.sha256)
     if memory.anchored and (parent is None or recipe.salience):
         learn_salience(
             recipe,
             source,
             parent,
+            reader,
             memory,
             tokenizer,
             examples,
@@ -128,13 +132,9 @@ def train(
             dtype=dtype,
             on_part=on_fit,
         )
-    model = build_model(recipe, lm, memory, parent, fused=processes.zero_stage < 3)
-    roles: Any = model.roles
-    history = [] if parent is None else parent.card.training
-    if parent is None and recipe.generator_from is not None:
-        reader = generator_of(recipe, source.sha256)
-        history = reader.card.training
-        roles.load("generator", reader.roles["generator"])
+    model = build_model(recipe, lm, memory, parent, reader, fused=processes.zero_stage < 3)
+    before = parent or reader
+    history = [] if before is None else before.card.training
     compile_base(model, recipe.runtime, processes, device)
     late = recipe.model.score == "late"
     collator = Collator(
@@ -186,22 +186,46 @@ def build_model(
     lm: Any,
     memory: MemoryTable,
     parent: Checkpoint | None,
+    reader: Checkpoint | None = None,
     *,
     fused: bool = True,
 ) -> ClaraModel:
-    """Base with fresh or inherited roles; the only function that knows recipe and model."""
+    """Base with fresh or inherited roles; the only function that knows recipe and model.
+
+    Raises:
+        ConfigError: The base has too few layers for latents to enter where the recipe says.
+    """
     model = recipe.model
-    roles = AdapterRoles(lm, rank=model.rank, alpha=model.alpha, dropout=model.dropout, fused=fused)
-    if parent is not None:
-        for role, state in parent.roles.items():
-            roles.load(role, state)
+    n_layers = model.latent_layer or None
+    if model.latent_layer >= len(lm.model.layers):
+        raise ConfigError(
+            f"model.latent_layer is {model.latent_layer}, and {model.base} has "
+            f"{len(lm.model.layers)} layers; give fewer"
+        )
+    roles = AdapterRoles(
+        lm,
+        rank=model.rank,
+        alpha=model.alpha,
+        dropout=model.dropout,
+        fused=fused,
+        depths={"compressor": n_layers, "reasoner": n_layers},
+    )
+    for role, state in first_roles(recipe, parent, reader).items():
+        roles.load(role, state)
     trained = parent is not None and "reasoner" in parent.roles
     if not trained and getattr(recipe.stage, "reasoner_from_compressor", False):
         roles.load("reasoner", roles.state("compressor"))
     if recipe.runtime.gradient_checkpointing:
         roles.enable_checkpointing()
     head = parent.head if parent is not None and parent.head.numel() else None
-    return ClaraModel(roles, memory, latent_gain=model.latent_gain, score=model.score, head_OD=head)
+    return ClaraModel(
+        roles,
+        memory,
+        latent_gain=model.latent_gain,
+        latent_layer=model.latent_layer,
+        score=model.score,
+        head_OD=head,
+    )
 
 
 def _finish(
@@ -236,6 +260,7 @@ def _finish(
         score=recipe.model.score,
         query_n_memory=recipe.model.query_n_memory,
         latent_gain=recipe.model.latent_gain,
+        latent_layer=recipe.model.latent_layer,
         stage=recipe.stage.kind,
         training=[*history, made],
         wording=OWN if parent is None else parent.card.wording,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from openclara.config import RunConfig
     from openclara.data.tokenizer import TextTokenizer
+    from openclara.model.adapters import Role
     from openclara.model.base import BaseSource
     from openclara.model.checkpoint import Checkpoint
     from openclara.training.examples import Examples
@@ -59,6 +60,7 @@ def learn_salience(
     recipe: RunConfig,
     source: BaseSource,
     parent: Checkpoint | None,
+    reader: Checkpoint | None,
     memory: MemoryTable,
     tokenizer: TextTokenizer,
     examples: Examples,
@@ -84,13 +86,15 @@ def learn_salience(
             taught = recipe.model_copy(update={"data": recipe.salience})
             examples = load_examples(taught, tokenizer)
         # That of a reader of text is the base still.
-        states = {} if parent is None else parent.roles.get("compressor", {})
+        states = first_roles(recipe, parent, reader).get("compressor", {})
         roles = MergedRoles(
             load_lm(source, device=device, dtype=dtype),
             states={"compressor": states},
             scale=recipe.model.alpha / recipe.model.rank,
         )
-        compressor = ClaraModel(roles, copy.deepcopy(memory).to(device)).eval()
+        compressor = ClaraModel(
+            roles, copy.deepcopy(memory).to(device), latent_layer=recipe.model.latent_layer
+        ).eval()
         fitted = fit_salience(
             examples.training,
             tokenizer,
@@ -104,6 +108,28 @@ def learn_salience(
         unfinished.replace(path)
     processes.wait()
     memory.salience.load_state_dict(load_file(path))
+
+
+def first_roles(
+    recipe: RunConfig, parent: Checkpoint | None, reader: Checkpoint | None = None
+) -> dict[Role, dict[str, Tensor]]:
+    """What the roles start as, where not as the base.
+
+    States that enter a generator halfway must be such as its own first layers give: before any were
+    trained so, compressor and reasoner start as the generator.
+
+    Args:
+        recipe: The resolved recipe.
+        parent: The run it starts from.
+        reader: The run whose generator it starts with.
+    """
+    states = {} if parent is None else dict(parent.roles)
+    if reader is not None:
+        states["generator"] = reader.roles["generator"]
+    made_so = parent is not None and parent.card.latent_layer > 0 and "compressor" in states
+    if recipe.model.latent_layer and not made_so and "generator" in states:
+        states |= {"compressor": states["generator"], "reasoner": states["generator"]}
+    return states
 
 
 def generator_of(recipe: RunConfig, base_sha256: str) -> Checkpoint:
