@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import peft
 import pytest
@@ -12,6 +13,8 @@ from tiny import ALPHA, RANK, plain_lm, random_roles, tiny_clara_model
 from openclara.model.adapters import ROLES, AdapterRoles
 from openclara.model.checkpoint import export_peft, load_checkpoint
 from openclara.model.lowrank import low_rank_linear
+from openclara.model.merged import MergedRoles
+from openclara.model.partial import first_layers
 
 IDS = torch.tensor([[20, 30, 40, 50, 60, 70]])
 
@@ -79,6 +82,25 @@ def test_merging_leaves_the_base_alone_and_shares_what_it_can(tiny_base, merged)
         assert again is copied
 
 
+def test_the_copy_of_a_role_ends_where_the_role_does(tiny_base):
+    state = random_roles(plain_lm(tiny_base))["compressor"]
+    first = {name: one for name, one in state.items() if "layers.0." in name}
+    short = MergedRoles(
+        plain_lm(tiny_base),
+        states={"compressor": first},
+        scale=ALPHA / RANK,
+        depths={"compressor": 1, "generator": None},
+    )
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        expected = plain_lm(tiny_base, state)(ids, output_hidden_states=True).hidden_states[1]
+    with torch.no_grad(), short.use("compressor") as lm:
+        assert len(lm.model.layers) == 1
+        found = first_layers(lm.model, 1)(ids)[0]
+    torch.testing.assert_close(found, expected)
+    assert len(short.lm.model.layers) == 2
+
+
 def test_switching_changes_no_gradient_flag(adapters):
     adapters.train_only(["reasoner"])
     with adapters.use("compressor"), adapters.use("generator"):
@@ -89,9 +111,14 @@ def test_switching_changes_no_gradient_flag(adapters):
     adapters.train_only([])
 
 
-def test_layers_that_a_role_does_not_use_never_train(tiny_base):
+def test_layers_that_a_role_does_not_use_have_no_adapters(tiny_base):
     depths = {"compressor": 1, "reasoner": None}
     roles = AdapterRoles(plain_lm(tiny_base), rank=2, alpha=4.0, depths=depths)
+    assert all("layers.0." in name for name in roles.state("compressor"))
+    assert any("layers.1." in name for name in roles.state("reasoner"))
+    # Loaded from one that has them on all layers, or back from its own.
+    roles.load("compressor", roles.state("reasoner"))
+    roles.load("compressor", roles.state("compressor"))
     roles.train_only(["compressor", "reasoner"])
     for name, parameter in roles.named_parameters("compressor").items():
         assert parameter.requires_grad == ("layers.0." in name)
@@ -131,6 +158,22 @@ def test_an_exported_role_is_read_by_peft(tiny_base, tiny_model, tmp_path, role)
     state = {name: tensor.float() for name, tensor in checkpoint.roles[role].items()}
     expected = logits(plain_lm(tiny_base, state))
     torch.testing.assert_close(logits(loaded), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_an_exported_role_of_the_first_layers(tiny_base, tiny_model, tmp_path):
+    checkpoint = load_checkpoint(tiny_model)
+    first = {n: t for n, t in checkpoint.roles["compressor"].items() if "layers.0." in n}
+    short = replace(
+        checkpoint,
+        card=replace(checkpoint.card, latent_layer=1),
+        roles={**checkpoint.roles, "compressor": first},
+    )
+    export_peft(short, "compressor", tmp_path)
+    loaded = peft.PeftModel.from_pretrained(plain_lm(tiny_base), tmp_path).eval()
+    expected = logits(plain_lm(tiny_base, {name: one.float() for name, one in first.items()}))
+    torch.testing.assert_close(logits(loaded), expected, rtol=1e-4, atol=1e-4)
+    assert sum("lora_A" in name for name, _ in loaded.named_parameters()) == len(first) / 2
 
 
 @pytest.mark.parametrize("biased", [False, True])

@@ -44,7 +44,7 @@ class AdapterRoles:
         dropout: LoRA dropout while training.
         fused: Compute base and delta in one step where they are plain; not where a wrapper must
             see the calls of the layers below, as ZeRO-3 must.
-        depths: How many layers a role uses, where not all: the others' adapters never train.
+        depths: How many layers a role uses, where not all: it has no adapters on the others.
     """
 
     def __init__(
@@ -119,24 +119,31 @@ class AdapterRoles:
     def train_only(self, roles: Sequence[Role]) -> None:
         """Let the named roles train and freeze the others."""
         for role in ROLES:
-            depth = self._depths.get(role)
             for name, parameter in self.named_parameters(role).items():
-                used = depth is None or int(LAYER.findall(name)[0]) < depth
-                parameter.requires_grad_(role in roles and used)
+                parameter.requires_grad_(role in roles and self._uses(role, name))
 
     def state(self, role: Role) -> dict[str, Tensor]:
-        """Values of `named_parameters`, outside any graph."""
-        return {name: tensor.detach() for name, tensor in self.named_parameters(role).items()}
+        """Values of those of `named_parameters` that the role uses, outside any graph."""
+        return {
+            name: tensor.detach()
+            for name, tensor in self.named_parameters(role).items()
+            if self._uses(role, name)
+        }
 
     @torch.no_grad()
     def load(self, role: Role, state: Mapping[str, Tensor]) -> None:
-        """Overwrite one role.
+        """Overwrite one role, as far as it is used.
 
         Raises:
             KeyError: A tensor of this base is missing in `state`.
         """
         for name, parameter in self.named_parameters(role).items():
-            parameter.copy_(state[name])
+            if self._uses(role, name):
+                parameter.copy_(state[name])
+
+    def _uses(self, role: Role, name: str) -> bool:
+        depth = self._depths.get(role)
+        return depth is None or int(LAYER.findall(name)[0]) < depth
 
     def enable_checkpointing(self) -> None:
         """Trade compute for memory: recompute activations at backward, under the right role."""

@@ -108,6 +108,11 @@ class Checkpoint:
         """Identity of all that was trained, the generator as well."""
         return self._identity(without=("head",))
 
+    def depths(self) -> dict[Role, int | None]:
+        """How many layers of the base each role uses, None for all."""
+        n_layers = self.card.latent_layer or None
+        return {"compressor": n_layers, "reasoner": n_layers, "generator": None}
+
     def _identity(self, *, without: tuple[str, ...]) -> str:
         card = self.card
         digest = hashlib.sha256(f"{card.base_sha256} {card.alpha / card.rank}".encode())
@@ -224,6 +229,7 @@ def export_peft(checkpoint: Checkpoint, role: Role, folder: Path) -> None:
     if role not in checkpoint.roles:
         raise ModelError(f"this checkpoint has no {role}; it has {', '.join(checkpoint.roles)}")
     card = checkpoint.card
+    shallow = card.latent_layer > 0 and role != "generator"
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -235,6 +241,11 @@ def export_peft(checkpoint: Checkpoint, role: Role, folder: Path) -> None:
         "target_modules": TARGETS,
         "inference_mode": True,
     }
+    if shallow:
+        # Layers are numbered for modules that are named, as peft has it.
+        ends = {name.split(".lora_")[0].rpartition(".")[2] for name in checkpoint.roles[role]}
+        config["target_modules"] = sorted(ends)
+        config["layers_to_transform"] = [*range(card.latent_layer)]
     folder.mkdir(parents=True, exist_ok=True)
     named = {f"base_model.model.{n}": t.contiguous() for n, t in checkpoint.roles[role].items()}
     save_file(named, folder / "adapter_model.safetensors", metadata={"format": "pt"})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,14 +31,21 @@ class MergedRoles:
         lm: A causal LM without adapters, in evaluation mode.
         states: For each role the LoRA tensors, named `{module}.lora_A.weight` and `..._B.weight`.
         scale: Factor on the delta, `alpha / rank`.
+        depths: How many layers a role uses, where not all: its copy has no others.
     """
 
     def __init__(
-        self, lm: Any, *, states: Mapping[Role, Mapping[str, Tensor]], scale: float
+        self,
+        lm: Any,
+        *,
+        states: Mapping[Role, Mapping[str, Tensor]],
+        scale: float,
+        depths: Mapping[Role, int | None] = MappingProxyType({}),
     ) -> None:
         self.lm = lm
         self._states = states
         self._scale = scale
+        self._depths = depths
         self._copies: dict[Role | None, Any] = {}
         # Nothing here trains, so what a role made of the start of a prompt stays valid.
         self.starts: dict[tuple[Role | None, tuple[int, ...]], list[tuple[Tensor, Tensor]]] = {}
@@ -59,6 +67,8 @@ class MergedRoles:
         if role not in self._copies:
             shared = {id(tensor): tensor for tensor in self.lm.parameters()}
             merged = copy.deepcopy(self.lm, shared)
+            if role is not None and (depth := self._depths.get(role)) is not None:
+                merged.model.layers = merged.model.layers[:depth]
             self._add_delta(merged, self._states[role] if role else {})
             fuse(merged)
             self._copies[role] = merged

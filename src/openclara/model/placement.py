@@ -153,8 +153,10 @@ def load_roles(source: BaseSource, checkpoint: Checkpoint, plan: Plan) -> Any:
         ModelError: The files are damaged.
     """
     scale = checkpoint.card.alpha / checkpoint.card.rank
-    kind = MergedRoles if plan.merged else UnmergedRoles
-    return kind(_load(source, plan.place), states=checkpoint.roles, scale=scale)
+    lm = _load(source, plan.place)
+    if not plan.merged:
+        return UnmergedRoles(lm, states=checkpoint.roles, scale=scale)
+    return MergedRoles(lm, states=checkpoint.roles, scale=scale, depths=checkpoint.depths())
 
 
 def _load(source: BaseSource, place: Placement) -> Any:
