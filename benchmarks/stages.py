@@ -2,12 +2,16 @@
 
     python benchmarks/stages.py
     python benchmarks/stages.py --bundled
+    python benchmarks/stages.py --bundled --latent-layer 10
 
 The batch is passages of 60 to 180 words with invented questions, eight on each in the compress
 stage, or bundled passages, which are all about as long, with the questions there are on them.
 
 All take the same batch, forward and backward, on the same base with the same adapters and memory
-tokens that are learned rows, as those of the published code are. `openclara` has its layers packed
+tokens that are learned rows, as those of the published code are. With `--latent-layer` they carry
+tokens of the text, which are chosen by states after so many layers, where latents enter the
+generator; compressor and reasoner end there for us, and the plain loops take the states of that
+layer from all that they compute. `openclara` has its layers packed
 and compiled, as the recipes do, and is timed after the compiler is done; `uncompiled` is the same
 without. The plain loop composes base and adapter as peft does, keeps all hidden states and computes
 the logits of the whole vocabulary at every position, of documents as of prompts; `padded` besides
@@ -19,6 +23,7 @@ in turn in one process, memory in a process of its own for each; prints JSON.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import random
 import subprocess
@@ -35,18 +40,21 @@ from texts import passages_of
 from openclara.config import CompressStage, InstructStage, JointStage
 from openclara.corpus import passages, questions
 from openclara.data.records import framed
-from openclara.data.tokenizer import TextTokenizer
+from openclara.data.tokenizer import SLOT, TextTokenizer
 from openclara.model.adapters import AdapterRoles
 from openclara.model.base import choose_device, choose_dtype, find_base, load_lm, load_tokenizer
+from openclara.model.checkpoint import load_checkpoint, memory_table
 from openclara.model.clara import ClaraModel, Encoded
 from openclara.model.compiled import compile_layers
 from openclara.model.memory import MemoryTable
+from openclara.model.zoo import find_checkpoint
 from openclara.training.examples import Example
 from openclara.training.loop import trained_parameters
 from openclara.training.stages import Collator, StageModule
 
 if TYPE_CHECKING:
     from openclara.data.batches import PromptBatch, TextBatch
+    from openclara.model.adapters import Role
     from openclara.training.batches import StageBatch
 
 STAGES: dict[str, CompressStage | InstructStage | JointStage] = {
@@ -64,6 +72,10 @@ class PlainModel(ClaraModel):
 
     def encode(self, batch: TextBatch, role: Any) -> Encoded:
         """Latents from the last of all hidden states; logits are computed and dropped."""
+        if self.memory.anchored:
+            # Where nothing learns texts would be read once, which is no plain loop.
+            with torch.enable_grad():
+                return super().encode(batch, role)
         embedded_RTD = self.memory.embed(batch.ids_RT, self.vocabulary)
         with self.roles.use(role) as lm:
             out = lm(inputs_embeds=embedded_RTD, use_cache=False, output_hidden_states=True)
@@ -80,32 +92,65 @@ class PlainModel(ClaraModel):
             torch.ones(positions_RM.shape),
         )
 
+    def _through(
+        self,
+        lm: Any,
+        embedded_BTD: torch.Tensor,
+        lengths_B: torch.Tensor,
+        *,
+        n_layers: int | None = None,
+        positions_BT: torch.Tensor | None = None,
+        slot_BT: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """States after some layers, from all hidden states."""
+        placed = {}
+        if positions_BT is not None:
+            mask_BT = torch.ones_like(positions_BT)
+            placed = {"position_ids": positions_BT, "attention_mask": mask_BT}
+        out = lm(inputs_embeds=embedded_BTD, use_cache=False, output_hidden_states=True, **placed)
+        states: torch.Tensor = out.hidden_states[n_layers]
+        return states
+
     def answer_logits(
         self, batch: PromptBatch, latents_SD: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits of every position in float32; those without a target are left to the loss."""
-        embedded_BTD = self.memory.embed(batch.ids_BT, self.vocabulary, latents_SD)
+        embedded_BTD, steps_BT = self.embed(batch.ids_BT, latents_SD)
+        placed: dict[str, Any] = {}
+        if steps_BT is not None:
+            placed = {"position_ids": steps_BT.cumsum(1) - 1}
+            placed["attention_mask"] = torch.ones_like(steps_BT)
         with self.roles.use("generator") as lm:
-            out = lm(inputs_embeds=embedded_BTD, use_cache=False, output_hidden_states=True)
+            whole = copy.copy(lm)
+            slot_BT = batch.ids_BT == SLOT
+            inner, embedded_BTD = self.reading(lm, embedded_BTD, slot_BT)
+            whole._modules = {**lm._modules, "model": inner}
+            out = whole(
+                inputs_embeds=embedded_BTD, use_cache=False, output_hidden_states=True, **placed
+            )
         labels_BT = batch.ids_BT.masked_fill(~batch.target_mask_BT, -100)
         return out.logits[:, :-1].float().flatten(0, 1), labels_BT[:, 1:].flatten()
 
 
-def built(stage: str, *, plain: bool) -> StageModule:
+def built(stage: str, *, plain: bool, latent_layer: int) -> StageModule:
     """A stage, ready to train, on the default base."""
     device = choose_device("auto")
     source = find_base("smollm2-135m")
     lm = load_lm(source, device=device, dtype=choose_dtype(device))
-    roles = AdapterRoles(lm, rank=16, alpha=32)
-    memory = MemoryTable(64, lm.config.hidden_size)
-    memory.initialise(lm.get_input_embeddings().weight, seed=0)
+    n_layers = latent_layer or None
+    depths: dict[Role, int | None] = {"compressor": n_layers, "reasoner": n_layers}
+    roles = AdapterRoles(lm, rank=16, alpha=32, depths=depths)
+    if latent_layer:
+        shipped = load_checkpoint(find_checkpoint("smollm2-135m"))
+        memory = memory_table(shipped, lm.get_input_embeddings().weight)
+    else:
+        memory = MemoryTable(64, lm.config.hidden_size)
+        memory.initialise(lm.get_input_embeddings().weight, seed=0)
     if plain:
         lm.set_attn_implementation("sdpa")
         for layer in roles._layers.values():
             layer.__dict__.pop("forward", None)  # peft's own again
-        model: ClaraModel = PlainModel(roles, memory)
-    else:
-        model = ClaraModel(roles, memory)
+    model = (PlainModel if plain else ClaraModel)(roles, memory, latent_layer=latent_layer)
     module = StageModule(model, STAGES[stage])
     trained_parameters(module)
     return module.train()
@@ -190,9 +235,10 @@ def step(module: StageModule, batch: StageBatch, side: str) -> float:
     return time.perf_counter() - started
 
 
-def megabytes(stage: str, side: str, *, bundled: bool) -> float:
+def megabytes(stage: str, side: str, *, bundled: bool, latent_layer: int) -> float:
     """Peak memory of a process that loads the base and takes one step."""
     command = [sys.executable, __file__, "--memory-of", stage, side]
+    command += ["--latent-layer", str(latent_layer)]
     command += ["--bundled"] if bundled else []
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
@@ -203,6 +249,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--stages", nargs="*", default=list(STAGES), choices=list(STAGES))
     parser.add_argument("--bundled", action="store_true", help="bundled passages and questions")
+    parser.add_argument("--latent-layer", type=int, default=0, metavar="N")
     parser.add_argument("--times-only", action="store_true", help="measure no memory")
     parser.add_argument("--memory-of", nargs=2, metavar=("STAGE", "SIDE"))
     options = parser.parse_args()
@@ -210,14 +257,16 @@ def main() -> None:
     if options.memory_of:
         stage, side = options.memory_of
         batch = batch_of(stage, tokenizer, real=options.bundled)
-        step(built(stage, plain=side in SIDES[2:]), batch, side)
+        module = built(stage, plain=side in SIDES[2:], latent_layer=options.latent_layer)
+        step(module, batch, side)
         # Not ru_maxrss: a child begins with its parent's.
         status = Path("/proc/self/status").read_text()
         print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
         return
     result: dict[str, Any] = {"machine": machine(), "n_memory": N_MEMORY, "stages": {}}
     for stage in options.stages:
-        modules = [built(stage, plain=plain) for plain in (False, True)]
+        layer = options.latent_layer
+        modules = [built(stage, plain=plain, latent_layer=layer) for plain in (False, True)]
         batch = batch_of(stage, tokenizer, real=options.bundled)
         n_tokens = batch.n_tokens
         seconds: dict[str, list[float]] = {side: [] for side in SIDES}
@@ -235,8 +284,10 @@ def main() -> None:
             },
         }
         if not options.times_only:
-            peaks = {side: round(megabytes(stage, side, bundled=options.bundled)) for side in SIDES}
-            result["stages"][stage]["peak_mb"] = peaks
+            result["stages"][stage]["peak_mb"] = {
+                side: round(megabytes(stage, side, bundled=options.bundled, latent_layer=layer))
+                for side in SIDES
+            }
     print(json.dumps(result, indent=2))
 
 

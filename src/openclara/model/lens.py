@@ -1,8 +1,9 @@
 """What latents say in words: the logit lens, and the nearest positions of the text.
 
 Latents are states after the final norm, which is what the LM head reads, so the lens is the head
-itself (nostalgebraist 2020; paper, figure 1). An anchored latent is such a state plus the embedding
-of the token it carries: only the state goes through the head.
+itself (nostalgebraist 2020; paper, figure 1); of latents that enter a generator halfway it is the
+final norm and the head. An anchored latent is such a state plus the embedding of the token it
+carries: only the state goes through the head.
 
 Legend: T text tokens, M memory tokens, D width, V vocabulary, L words of a lens.
 """
@@ -103,7 +104,7 @@ def logit_lens(model: ClaraModel, states_MD: Tensor, n_tokens: int) -> tuple[Ten
 
     Args:
         model: Base, roles and memory table.
-        states_MD: (M, D) states after the final norm.
+        states_MD: (M, D) as `Examined` has them.
         n_tokens: Likeliest tokens to keep of each (L), at most V.
 
     Returns:
