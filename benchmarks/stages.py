@@ -11,13 +11,14 @@ All take the same batch, forward and backward, on the same base with the same ad
 tokens that are learned rows, as those of the published code are. With `--latent-layer` they carry
 tokens of the text, which are chosen by states after so many layers, where latents enter the
 generator; compressor and reasoner end there for us, and the plain loops take the states of that
-layer from all that they compute. `openclara` has its layers packed
-and compiled, as the recipes do, and is timed after the compiler is done; `uncompiled` is the same
-without. The plain loop composes base and adapter as peft does, keeps all hidden states and computes
-the logits of the whole vocabulary at every position, of documents as of prompts; `padded` besides
-pads documents and questions to the model's document length, as the published code does (a question
-there to 1,024 and more; not here). Tokens are those of the batch without padding. Times are taken
-in turn in one process, memory in a process of its own for each; prints JSON.
+layer from all that they compute, and read each document twice, once for what is carried.
+`openclara` has its layers packed and compiled, as the recipes do, and is timed after the compiler
+is done; `uncompiled` is the same without. The plain loop composes base and adapter as peft does,
+keeps all hidden states and computes the logits of the whole vocabulary at every position, of
+documents as of prompts; `padded` besides pads documents and questions to the model's document
+length, as the published code does (a question there to 1,024 and more; not here). Tokens are those
+of the batch without padding. Times are taken in turn in one process, memory in a process of its own
+for each; prints JSON.
 """
 
 from __future__ import annotations

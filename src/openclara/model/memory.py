@@ -119,8 +119,7 @@ class MemoryTable(nn.Module):
 
     def standard(self, states: Tensor) -> Tensor:
         """(..., D) states in spreads from the mean of those that `salience` was fitted on."""
-        wide = states.float() - self.salience.mean_D
-        return (wide / self.salience.spread_D.clamp(min=1e-6)).to(states.dtype)
+        return self.salience.standard(states).to(states.dtype)
 
     def restored(self, standard: Tensor) -> Tensor:
         """(..., D) float32 states of which `standard` made these."""

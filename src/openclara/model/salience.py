@@ -176,8 +176,11 @@ class Salience(nn.Module):
 
     def inputs(self, states_RTD: Tensor) -> Tensor:
         """(R, T, D) float32 states, in spreads from their mean."""
-        spread_D = self.spread_D.clamp(min=1e-6)
-        return ((states_RTD.float() - self.mean_D) / spread_D).clamp(-FARTHEST, FARTHEST)
+        return self.standard(states_RTD).clamp(-FARTHEST, FARTHEST)
+
+    def standard(self, states: Tensor) -> Tensor:
+        """(..., D) float32 states, in spreads from their mean, however far."""
+        return (states.float() - self.mean_D) / self.spread_D.clamp(min=1e-6)
 
     def _titles(self, ids_RT: Tensor, inside_RT: Tensor) -> Tensor:
         """(R, T) 1 at the tokens before the first end of a line, if it comes soon; 0 elsewhere."""
